@@ -1,0 +1,1 @@
+"""mmbatch: keeps the category of every product in a catalog right."""

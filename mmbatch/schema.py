@@ -1,0 +1,122 @@
+"""Column names and Arrow types of every table, with units and what null means.
+
+Every table is partitioned by `bucket`, a stable hash of the product id (`bucket_of`), so that a slice of one
+table joins with the same slice of any other without a shuffle.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+Modality = Literal["image", "text"]
+Split = Literal["train", "fusion", "test"]
+
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+SPLITS: tuple[Split, ...] = ("train", "fusion", "test")
+
+PATH_SEPARATOR = " > "
+"""Joins the levels of a label path into one string for people; a level name never contains it."""
+
+SOURCE = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("title", pa.string()),
+        ("description", pa.string()),
+        ("image", pa.binary()),  # encoded file (JPEG, PNG, WebP, GIF, BMP); null: none
+        ("image_uri", pa.string()),  # where `image` was read from; null: the bytes came inside the source
+        ("label", pa.list_(pa.string())),  # category path, root first; null: not labelled
+        ("position", pa.int64()),  # row number in its source file, from 0
+    ]
+)
+"""One checked row of a raw file, whatever its format and column names were."""
+
+CATALOG = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("title", pa.string()),  # null: none
+        ("description", pa.string()),  # null: none
+        ("image_uri", pa.string()),  # null: bytes are in table `images`, or there is no image
+        ("label", pa.list_(pa.string())),  # category path, root first; null: not labelled
+        ("text_hash", pa.string()),  # 128 bits, hex, of title and description; null: neither
+        ("image_hash", pa.string()),  # 128 bits, hex, of the image file's bytes; null: no image
+        ("source", pa.string()),  # URI of the file the row came from
+        ("bucket", pa.int32()),
+    ]
+)
+"""One row per product: what the catalog says now."""
+
+IMAGES = pa.schema([("image_hash", pa.string()), ("image", pa.binary()), ("bucket", pa.int32())])
+"""Image files that came as bytes, by content: append-only, so that a changed title never rewrites an image."""
+
+SPLIT = pa.schema([("product_id", pa.string()), ("split", pa.string()), ("bucket", pa.int32())])
+"""Which labelled product may be used for what: append-only, so that no split is ever drawn twice."""
+
+FEATURES = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("content_hash", pa.string()),  # text_hash or image_hash the vector was computed from
+        ("vector", pa.binary()),  # little-endian float16 [width], fixed size
+        ("bucket", pa.int32()),
+    ]
+)
+"""One row per product and content that an encoder has seen; the encoder is in the table's name."""
+
+PREDICTIONS = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("label", pa.list_(pa.string())),  # predicted category path, root first
+        ("category", pa.string()),  # the same path as one string, levels joined by PATH_SEPARATOR
+        ("confidence", pa.float32()),  # probability of `label`, 0..1
+        ("top_categories", pa.list_(pa.string())),  # best first
+        ("top_probabilities", pa.list_(pa.float32())),  # of `top_categories`
+        ("model_categories", pa.map_(pa.string(), pa.string())),  # model -> its own best category
+        ("model_probabilities", pa.map_(pa.string(), pa.float32())),  # model -> its probability for that
+        ("predictor", pa.string()),  # name@fingerprint
+        ("text_hash", pa.string()),  # inputs the prediction was made from; null: modality missing
+        ("image_hash", pa.string()),
+        ("run_id", pa.string()),
+        ("bucket", pa.int32()),
+    ]
+)
+"""One row per product: always what is published."""
+
+QUARANTINE = pa.schema(
+    [
+        ("quarantine_id", pa.string()),  # stable hash of everything below but run_id: a row is kept once
+        ("stage", pa.string()),  # ingest | extract
+        ("source", pa.string()),  # URI of the raw file, or the table it came from
+        ("position", pa.int64()),  # row number in `source`, from 0; null: not a row of a raw file
+        ("product_id", pa.string()),  # null: the row has none
+        ("modality", pa.string()),  # null: the whole row was rejected; else only this part of it
+        ("reason", pa.string()),  # reason code, see docs/quarantine.md
+        ("message", pa.string()),  # what was found, for a person
+        ("run_id", pa.string()),
+        ("bucket", pa.int32()),
+    ]
+)
+"""Every rejected row, once."""
+
+RUNS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("job", pa.string()),
+        ("started", pa.timestamp("us", tz="UTC")),
+        ("seconds", pa.float64()),
+        ("settings", pa.string()),  # JSON: what decided the outcome
+        ("counts", pa.string()),  # JSON: rows by outcome, and everything else the run reports
+        ("versions", pa.string()),  # JSON: table -> version after the run
+    ]
+)
+"""The run ledger: one row per finished run."""
+
+
+def bucket_of(product_ids: pa.Array | pa.ChunkedArray | Sequence[str], buckets: int) -> np.ndarray:
+    """Bucket of each product, int32 `[N]`, in `range(buckets)`.
+
+    The hash is pandas' SipHash of the id's UTF-8 bytes: vectorised and the same on every machine and version.
+    """
+    ids = np.asarray(product_ids, dtype=object)
+    return np.asarray(pd.util.hash_array(ids, categorize=False) % np.uint64(buckets), dtype=np.int32)
