@@ -1,0 +1,138 @@
+"""Models at rest: `models/<kind>/<name>@<fingerprint>/` with safetensors, JSON and a card; no pickle anywhere."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import fsspec
+
+from mmbatch.errors import InputError
+from mmbatch.workspace import Workspace
+
+Kind = Literal["encoder", "head", "predictor"]
+
+CARD = "model.json"
+"""Written last: a folder without it is no model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A stored model: its identity, where it lies, and its card."""
+
+    kind: Kind
+    id: str
+    """`name@fingerprint`."""
+    uri: str
+    card: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The part before the `@`."""
+        return self.id.split("@")[0]
+
+
+def publish_model(
+    workspace: Workspace,
+    *,
+    kind: Kind,
+    name: str,
+    folder: Path,
+    identity: Sequence[str],
+    recipe: str,
+    card: Mapping[str, Any],
+) -> Model:
+    """Store the files of `folder` as a model; the card comes last, so that a torn upload does not exist.
+
+    Args:
+        workspace: where to.
+        kind: what it is.
+        name: its name; the fingerprint is added.
+        folder: local folder with the model's files.
+        identity: the files that decide the model's output; their digest is the fingerprint.
+        recipe: digest of everything the model was made from; `find_model` looks for it.
+        card: what else a reader of `model.json` wants to know: labels, metrics with their split, parents.
+    """
+    digests = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    fingerprint = hashlib.sha256(json.dumps([(file, digests[file]) for file in sorted(identity)]).encode()).hexdigest()
+    model_id = f"{name}@{fingerprint[:12]}"
+    uri = workspace.path("models", kind, model_id)
+    filesystem, root = fsspec.core.url_to_fs(uri)
+    filesystem.makedirs(root, exist_ok=True)
+    for file in digests:
+        filesystem.put_file(str(folder / file), f"{root}/{file}")
+    content = {"kind": kind, "id": model_id, "recipe": recipe, "sha256": digests, **card}
+    filesystem.pipe_file(f"{root}/{CARD}", json.dumps(content, indent=1, ensure_ascii=False).encode())
+    return Model(kind=kind, id=model_id, uri=uri, card=content)
+
+
+def find_model(workspace: Workspace, *, kind: Kind, name: str, recipe: str) -> Model | None:
+    """The model made by this recipe, None when it has not been made yet."""
+    matches = [model for model in list_models(workspace, kind) if model.name == name and model.card["recipe"] == recipe]
+    return matches[0] if matches else None
+
+
+def list_models(workspace: Workspace, kind: Kind) -> list[Model]:
+    """All models of a kind, the newest last."""
+    filesystem, root = fsspec.core.url_to_fs(workspace.path("models", kind))
+    cards = sorted((filesystem.modified(path), path) for path in filesystem.glob(f"{root}/*/{CARD}"))
+    models = [json.loads(filesystem.cat_file(path)) for _, path in cards]
+    return [
+        Model(kind=kind, id=card["id"], uri=workspace.path("models", kind, card["id"]), card=card) for card in models
+    ]
+
+
+def open_model(workspace: Workspace, *, kind: Kind, model_id: str) -> Model:
+    """A model by its identity; `InputError` when it is not there."""
+    uri = workspace.path("models", kind, model_id)
+    filesystem, root = fsspec.core.url_to_fs(uri)
+    try:
+        card = json.loads(filesystem.cat_file(f"{root}/{CARD}"))
+    except FileNotFoundError:
+        there = [model.id for model in list_models(workspace, kind)]
+        raise InputError(f"{uri}: no {kind} {model_id} in this workspace, only {there}") from None
+    return Model(kind=kind, id=model_id, uri=uri, card=card)
+
+
+def fetch_model(model: Model) -> Path:
+    """A local folder with the model's files, each checked against its digest; `InputError` names a file that differs.
+
+    A model in a local workspace is used where it lies; one in an object store is downloaded once per machine.
+    """
+    filesystem, root = fsspec.core.url_to_fs(model.uri)
+    local = Path(root) if "file" in filesystem.protocol else _download(model, filesystem, root)
+    for file, expected in model.card["sha256"].items():
+        found = _sha256(local / file) if (local / file).exists() else "missing"
+        if found != expected:
+            raise InputError(f"{model.uri}/{file}: sha256 is {found[:12]}, {CARD} says {expected[:12]}")
+    return local
+
+
+def _download(model: Model, filesystem: fsspec.AbstractFileSystem, root: str) -> Path:
+    key = hashlib.sha256(model.uri.encode()).hexdigest()[:16]
+    target = Path(tempfile.gettempdir()) / "mmbatch-models" / f"{key}-{model.id}"
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=target.parent))
+    for file in model.card["sha256"]:
+        filesystem.get_file(f"{root}/{file}", str(partial / file))
+    try:
+        partial.rename(target)
+    except OSError:  # another process of this machine was first
+        shutil.rmtree(partial)
+    return target
+
+
+def digest_of(value: object) -> str:
+    """SHA-256 of a JSON-able value: the identity of a recipe."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,18 @@
+"""The presets by name."""
+
+from mmbatch.errors import InputError
+from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset, Training
+from mmbatch.presets.flipkart import FLIPKART_SMALL
+from mmbatch.presets.sample import SAMPLE
+
+PRESETS = {preset.name: preset for preset in (SAMPLE, FLIPKART_SMALL)}
+
+
+def preset_named(name: str) -> Preset:
+    """The preset of that name; `InputError` lists the names there are."""
+    if name not in PRESETS:
+        raise InputError(f"--preset {name}: there is none of that name, only {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]
+
+
+__all__ = ["PRESETS", "EncoderRecipe", "HeadRecipe", "Preset", "Training", "preset_named"]

@@ -1,0 +1,30 @@
+"""`sample`: a small pair of encoders trained from scratch, for the built-in catalog and for a first look at any other."""
+
+from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset, Training
+from mmbatch.sources import Columns
+
+SAMPLE = Preset(
+    name="sample",
+    level=2,
+    columns=Columns(
+        id="product_id", title="title", description="description", image="image", label=("category_path",)
+    ),
+    encoders=(
+        EncoderRecipe(
+            name="ngram-text",
+            modality="text",
+            kind="ngram",
+            arguments={"buckets": 2**15, "width": 128},
+            training=Training(epochs=8, batch_size=64, learning_rate=5e-3, classifier_learning_rate=5e-3),
+        ),
+        EncoderRecipe(
+            name="small-image",
+            modality="image",
+            kind="timm-from-scratch",
+            arguments={"model": "resnet10t", "size": 64},
+            training=Training(epochs=8, batch_size=64, learning_rate=2e-3, classifier_learning_rate=2e-3),
+        ),
+    ),
+    head=HeadRecipe(hidden=128, dropout=0.2, epochs=20, batch_size=128, learning_rate=1e-3, weight_decay=0.01),
+    source="no published system: sized so that a laptop without a GPU trains it in a minute",
+)

@@ -1,0 +1,70 @@
+"""The run ledger: what each finished run did, from what, in how long."""
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmbatch import schema
+from mmbatch.errors import CountMismatchError
+from mmbatch.tables import Table
+from mmbatch.workspace import Workspace
+
+
+def new_run_id() -> str:
+    """Sortable by time and unique: `20260131T020000-1a2b3c`."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One job's entry in the ledger while it is being written."""
+
+    workspace: Workspace
+    job: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str = field(default_factory=new_run_id)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.monotonic)
+
+    def finish(self, counts: Mapping[str, Any], versions: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """Append the entry and return it as plain values."""
+        entry: dict[str, Any] = {
+            "run_id": self.run_id,
+            "job": self.job,
+            "started": self.started,
+            "seconds": time.monotonic() - self.clock,
+            "settings": json.dumps(dict(self.settings), sort_keys=True),
+            "counts": json.dumps(dict(counts)),
+            "versions": json.dumps(dict(versions or {})),
+            "bucket": 0,
+        }
+        table = _table(self.workspace)
+        rows = pa.Table.from_pylist([entry], schema=table.schema)
+        table.commit([table.write_file(rows, bucket=0)], app_id=self.run_id)
+        return {"run_id": self.run_id, "job": self.job, "seconds": entry["seconds"], "counts": dict(counts)}
+
+
+def last_run(workspace: Workspace, job: str) -> dict[str, Any] | None:
+    """The newest finished run of a job, its JSON columns parsed; None when there is none."""
+    rows = _table(workspace).read(filters=pc.field("job") == job).sort_by([("started", "descending")])
+    if not rows.num_rows:
+        return None
+    entry: dict[str, Any] = rows.slice(0, 1).to_pylist()[0]
+    return entry | {name: json.loads(entry[name]) for name in ("settings", "counts", "versions")}
+
+
+def tie_out(stage: str, rows_in: int, outcomes: Mapping[str, int]) -> None:
+    """Raise `CountMismatchError` unless every row that went in is accounted for by exactly one outcome."""
+    if rows_in != sum(outcomes.values()):
+        raise CountMismatchError(f"{stage}: {rows_in:,} rows in, but {dict(outcomes)} makes {sum(outcomes.values()):,}")
+
+
+def _table(workspace: Workspace) -> Table:
+    return Table(workspace.path("runs"), pa.schema([*schema.RUNS, ("bucket", pa.int32())]))

@@ -1,0 +1,98 @@
+"""Which labelled product may be used for what: train, fusion or test; drawn once, stratified, by content.
+
+`train` fits encoders and heads, `fusion` chooses their best epoch and fits the late fusion, `test` is only ever scored.
+"""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from mmbatch.schema import SPLITS
+
+FUSION_SHARE = 0.1
+TEST_SHARE = 0.1
+
+SMALLEST_STRATIFIED_CLASS = 3
+"""From three products on, a class is present in every split; a smaller one is training data only."""
+
+PLACEHOLDER_IMAGE = 1_000
+"""An image that more products than this share is a placeholder ("no photo"), not a sign of equal products."""
+
+
+def draw_splits(
+    *,
+    product_ids: pa.Array | pa.ChunkedArray,
+    classes: np.ndarray,
+    text_hashes: pa.Array | pa.ChunkedArray,
+    image_hashes: pa.Array | pa.ChunkedArray,
+    drawn: np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """Split of every product as an index into `SPLITS`, int8 `[N]`.
+
+    Products that share their text or their image form one group and get one split. Within a class the groups are
+    ordered by a seeded hash of their ids and fill test, then fusion, up to their shares; train takes the rest.
+
+    Args:
+        product_ids: ids `[N]`.
+        classes: class codes, int `[N]`.
+        text_hashes: content of each modality `[N]`; null where it is missing.
+        image_hashes: likewise.
+        drawn: earlier draws, int8 `[N]`, -1 where there is none; they are returned as they are.
+        seed: the workspace's seed.
+    """
+    groups = content_groups(text_hashes, image_hashes)
+    ids = np.asarray(product_ids, dtype=object)
+    order = pd.util.hash_array(ids, hash_key=f"{seed:016d}"[-16:], categorize=False)
+    frame = pd.DataFrame({"class": classes, "group": groups, "order": order, "drawn": drawn})
+    inherited = frame[frame["drawn"] >= 0].groupby("group")["drawn"].min()
+    frame["split"] = frame["drawn"].where(frame["drawn"] >= 0, frame["group"].map(inherited)).fillna(-1)
+    free = frame["split"] < 0
+    if free.any():
+        frame.loc[free, "split"] = frame.loc[free, "group"].map(_fill_quotas(frame))
+    return frame["split"].to_numpy(np.int8)
+
+
+def content_groups(text_hashes: pa.Array | pa.ChunkedArray, image_hashes: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Group number of each product, int `[N]`: the connected components of "has the same text or the same image"."""
+    products = len(text_hashes)
+    rows, nodes, offset = [], [], products
+    for hashes, limit in ((text_hashes, products), (image_hashes, PLACEHOLDER_IMAGE)):
+        codes, values = pd.factorize(hashes.to_pandas())
+        shared = np.bincount(codes[codes >= 0], minlength=len(values)) if len(values) else np.zeros(0, int)
+        linked = (codes >= 0) & (shared[codes] <= limit) if len(values) else np.zeros(products, bool)
+        rows.append(np.flatnonzero(linked))
+        nodes.append(codes[linked] + offset)
+        offset += len(values)
+    row, node = np.concatenate(rows), np.concatenate(nodes)
+    graph = coo_array((np.ones(len(row), bool), (row, node)), shape=(offset, offset))
+    return np.asarray(connected_components(graph, directed=False)[1][:products])
+
+
+def _fill_quotas(frame: pd.DataFrame) -> pd.Series:
+    """Split of each group that has none yet: quotas of its class in the order of the seeded hash."""
+    per_class = frame.groupby("class").size()
+    quotas = {split: _quota(per_class, share) for split, share in (("test", TEST_SHARE), ("fusion", FUSION_SHARE))}
+    for split, quota in quotas.items():
+        taken = frame[frame["split"] == SPLITS.index(split)].groupby("class").size()
+        quotas[split] = (quota - taken.reindex(quota.index, fill_value=0)).clip(lower=0)
+    groups = (
+        frame[frame["split"] < 0]
+        .sort_values("order", kind="stable")
+        .groupby("group", sort=False)
+        .agg(**{"class": ("class", "first"), "size": ("order", "size")})
+    )
+    test, fusion = groups["class"].map(quotas["test"]), groups["class"].map(quotas["fusion"])
+    fits = groups["size"] <= np.maximum(test, 1)  # a group larger than the whole quota is training data
+    filled = groups["size"].where(fits, 0).groupby(groups["class"]).cumsum() - groups["size"]
+    drawn = np.select(
+        [fits & (filled < test), fits & (filled < test + fusion)], [SPLITS.index("test"), SPLITS.index("fusion")], 0
+    )
+    return pd.Series(drawn, index=groups.index)
+
+
+def _quota(per_class: pd.Series, share: float) -> pd.Series:
+    rounded = (per_class * share).round().astype(int)
+    return rounded.clip(lower=1).where(per_class >= SMALLEST_STRATIFIED_CLASS, 0)

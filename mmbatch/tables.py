@@ -1,0 +1,209 @@
+"""Delta tables: open, read by bucket, commit. The only module that imports `deltalake`.
+
+Workers write Parquet files (`Table.write_file`) and hand their entries to the driver, which commits them
+(`Table.commit`); a file that is not committed does not exist for any reader. A commit carries the writer's
+`Transaction(app_id, version)`, so that one whose acknowledgement was lost is not applied a second time.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from mmbatch.errors import InputError, LostRaceError
+
+INCOMPRESSIBLE = ("image", "vector")
+"""Columns written without dictionary, statistics or compression: float16 noise and JPEG do not shrink."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One Parquet file of a table: what a commit adds or removes."""
+
+    path: str
+    """Relative to the table's root."""
+    rows: int
+    size: int
+    """Bytes."""
+    bucket: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table partitioned by `bucket`; it need not exist yet, an absent table reads as empty."""
+
+    uri: str
+    schema: pa.Schema
+
+    def version(self) -> int:
+        """Latest committed version, -1 when the table does not exist."""
+        table = self._open()
+        return -1 if table is None else table.version()
+
+    def files(self, buckets: Collection[int] | None = None, *, version: int | None = None) -> list[FileEntry]:
+        """Committed files of some buckets (all by default) at a version (the latest by default), in a stable order."""
+        table = self._open(version)
+        if table is None:
+            return []
+        actions = pa.table(table.get_add_actions(flatten=True))
+        entries = [
+            FileEntry(path=path, rows=rows, size=size, bucket=int(bucket))
+            for path, rows, size, bucket in zip(
+                *(actions[name].to_pylist() for name in ("path", "num_records", "size_bytes", "partition.bucket")),
+                strict=True,
+            )
+        ]
+        return sorted((e for e in entries if buckets is None or e.bucket in buckets), key=lambda e: (e.bucket, e.path))
+
+    def rows(self) -> int:
+        """Number of rows, from the log alone."""
+        return sum(entry.rows for entry in self.files())
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        buckets: Collection[int] | None = None,
+        filters: ds.Expression | None = None,
+    ) -> pa.Table:
+        """Rows of some buckets as one Arrow table; `filters` is pushed down to the Parquet row groups."""
+        return self.read_files(self.files(buckets), columns, filters=filters)
+
+    def read_files(
+        self,
+        entries: Sequence[FileEntry],
+        columns: Sequence[str] | None = None,
+        *,
+        filters: ds.Expression | None = None,
+    ) -> pa.Table:
+        """Rows of the named files, in the files' order."""
+        names = list(columns or self.schema.names)
+        if not entries:
+            return pa.schema([self.schema.field(name) for name in names]).empty_table()
+        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        dataset = ds.dataset(
+            [f"{root}/{entry.path}" for entry in entries],
+            schema=self.schema,
+            format="parquet",
+            filesystem=filesystem,
+            partitioning=ds.partitioning(pa.schema([("bucket", pa.int32())]), flavor="hive"),
+            partition_base_dir=root,
+        )
+        return dataset.to_table(columns=names, filter=filters)
+
+    def write_file(self, rows: pa.Table, *, bucket: int) -> FileEntry:
+        """Write rows of one bucket as a new Parquet file that nobody can see until it is committed."""
+        stored = rows.select([name for name in self.schema.names if name != "bucket"]).cast(
+            pa.schema([field for field in self.schema if field.name != "bucket"])
+        )
+        plain = [name for name in stored.schema.names if name not in INCOMPRESSIBLE]
+        wide = len(plain) < stored.num_columns
+        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        path = f"bucket={bucket}/{uuid.uuid4().hex}.parquet"
+        filesystem.makedirs(f"{root}/bucket={bucket}", exist_ok=True)
+        pq.write_table(
+            stored,
+            f"{root}/{path}",
+            filesystem=filesystem,
+            compression={name: "ZSTD" if name in plain else "NONE" for name in stored.schema.names} if wide else "ZSTD",
+            use_dictionary=plain if wide else True,
+            write_statistics=plain if wide else True,
+            row_group_size=2_000 if wide else 50_000,
+        )
+        return FileEntry(path=path, rows=rows.num_rows, size=int(filesystem.size(f"{root}/{path}")), bucket=bucket)
+
+    def write_buckets(self, rows: pa.Table) -> list[FileEntry]:
+        """Write rows of any buckets (column `bucket`), one file a bucket."""
+        buckets = rows["bucket"].to_numpy()
+        order = np.argsort(buckets, kind="stable")
+        rows = rows.take(pa.array(order))
+        values, starts = np.unique(buckets[order], return_index=True)
+        ends = [*starts[1:], len(order)]
+        return [
+            self.write_file(rows.slice(start, end - start), bucket=int(bucket))
+            for bucket, start, end in zip(values, starts, ends, strict=True)
+        ]
+
+    def commit(self, added: Iterable[FileEntry], *, app_id: str, version: int = 0) -> int:
+        """Append files in one atomic commit and return the table's new version.
+
+        A commit of the same `app_id` whose `version` is not newer has landed before and is not repeated.
+        """
+        return self._commit([*map(_add_action, added)], app_id=app_id, version=version, retries=None)
+
+    def replace(
+        self, added: Iterable[FileEntry], removed: Iterable[FileEntry], *, app_id: str, read_version: int
+    ) -> int:
+        """Swap files in one atomic commit and return the table's new version.
+
+        `LostRaceError` when the table is no longer at `read_version`, which `removed` and `added` were derived from.
+        """
+        found = self.version()
+        actions = [*map(_add_action, added), *map(_remove_action, removed)]
+        if actions and found != read_version:
+            raise LostRaceError(f"{self.uri}: another run has written version {found}, this one read {read_version}")
+        return self._commit(actions, app_id=app_id, version=0, retries=0)
+
+    def _commit(
+        self, actions: list[AddAction | RemoveAction], *, app_id: str, version: int, retries: int | None
+    ) -> int:
+        table = self._open() or self._create()
+        landed = table.transaction_version(app_id)
+        if (landed is not None and landed >= version) or not actions:
+            return table.version()
+        properties = CommitProperties(app_transactions=[Transaction(app_id, version)], max_commit_retries=retries)
+        try:
+            table.create_write_transaction(
+                actions, "append", self._delta_schema(), partition_by=["bucket"], commit_properties=properties
+            )
+        except CommitFailedError as error:
+            raise LostRaceError(f"{self.uri}: another run has changed this table: {error}") from error
+        table.update_incremental()
+        return table.version()
+
+    def _open(self, version: int | None = None) -> DeltaTable | None:
+        try:
+            table = DeltaTable(self.uri, version=version)
+        except TableNotFoundError:
+            return None
+        found = pa.schema(table.schema().to_arrow()).names
+        if sorted(found) != sorted(self.schema.names):
+            raise InputError(f"{self.uri}: columns are {sorted(found)}, expected {sorted(self.schema.names)}")
+        return table
+
+    def _create(self) -> DeltaTable:
+        return DeltaTable.create(self.uri, self._delta_schema(), mode="ignore", partition_by=["bucket"])
+
+    def _delta_schema(self) -> pa.Schema:
+        """Delta has no fixed-size binary; the width stays in the Parquet files."""
+        return pa.schema(
+            [
+                field.with_type(pa.binary()) if pa.types.is_fixed_size_binary(field.type) else field
+                for field in self.schema
+            ]
+        )
+
+
+def _add_action(entry: FileEntry) -> AddAction:
+    return AddAction(
+        path=entry.path,
+        size=entry.size,
+        partition_values={"bucket": str(entry.bucket)},
+        modification_time=int(time.time() * 1000),
+        data_change=True,
+        stats=json.dumps({"numRecords": entry.rows}),
+    )
+
+
+def _remove_action(entry: FileEntry) -> RemoveAction:
+    return RemoveAction(path=entry.path, deletion_timestamp=int(time.time() * 1000), data_change=True)

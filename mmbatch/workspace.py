@@ -1,0 +1,102 @@
+"""One root URI (a folder or `s3://bucket/prefix`) and where each table and model lies under it."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Self
+
+import fsspec
+
+from mmbatch.errors import InputError, LostRaceError
+
+FORMAT = 1
+"""Layout version written into every workspace; another one is refused."""
+
+PRODUCTS_PER_BUCKET = 20_000
+"""A bucket is what one worker joins in memory: 20,000 products x (2,048 float16 + text) is about 100 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is fixed when a workspace is made, because every table depends on it."""
+
+    preset: str
+    """Named configuration whose encoders and columns the workspace uses."""
+    level: int
+    """Depth of the category path that is learned and predicted: 1 is the root's children."""
+    seed: int
+    """Seed of the splits and of all training."""
+    buckets: int
+    """Slices of every table, by hash of the product id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """A root URI with its settings; holds no open file and pickles cheaply."""
+
+    uri: str
+    settings: Settings
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Open an existing workspace; `InputError` when there is none or another version wrote it."""
+        uri = normalise_uri(uri)
+        try:
+            with fsspec.open(f"{uri}/workspace.json", "r") as file:
+                found = json.load(file)
+        except FileNotFoundError:
+            raise InputError(f"--workspace {uri}: no workspace.json there; `jobs.ingest` makes a workspace") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"--workspace {uri}: workspace.json is not JSON: {error}") from None
+        expected = {"format", *(field.name for field in fields(Settings))}
+        if not isinstance(found, dict) or set(found) != expected or found["format"] != FORMAT:
+            raise InputError(
+                f"--workspace {uri}: workspace.json is not of format {FORMAT} with keys {sorted(expected)}: {found}"
+            )
+        return cls(uri=uri, settings=Settings(**{key: value for key, value in found.items() if key != "format"}))
+
+    @classmethod
+    def create(cls, uri: str, settings: Settings) -> Self:
+        """Make a workspace; `LostRaceError` when another run made one there in the meantime."""
+        uri = normalise_uri(uri)
+        filesystem, root = fsspec.core.url_to_fs(uri)
+        filesystem.makedirs(root, exist_ok=True)
+        try:
+            with filesystem.open(f"{root}/workspace.json", "xb") as file:
+                file.write(json.dumps({"format": FORMAT, **asdict(settings)}, indent=1).encode())
+        except FileExistsError:
+            raise LostRaceError(f"--workspace {uri}: another run has made this workspace just now") from None
+        return cls(uri=uri, settings=settings)
+
+    @classmethod
+    def exists(cls, uri: str) -> bool:
+        """Whether a workspace lies at `uri`."""
+        filesystem, root = fsspec.core.url_to_fs(normalise_uri(uri))
+        return bool(filesystem.exists(f"{root}/workspace.json"))
+
+    def require(self, *, preset: str, level: int, seed: int) -> None:
+        """Raise `InputError` when the workspace was made with other settings than these."""
+        wanted = {"preset": preset, "level": level, "seed": seed}
+        found = {key: getattr(self.settings, key) for key in wanted}
+        if found != wanted:
+            wrong = [
+                f"{key} is {found[key]!r}, asked for {value!r}" for key, value in wanted.items() if found[key] != value
+            ]
+            raise InputError(
+                f"--workspace {self.uri} was made with other settings ({'; '.join(wrong)}): use another --workspace"
+            )
+
+    def path(self, *parts: str) -> str:
+        """URI of something below the root."""
+        return "/".join((self.uri, *parts))
+
+
+def normalise_uri(uri: str) -> str:
+    """An absolute URI without trailing slash; a local folder is given as a plain absolute path."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    local = "file" in filesystem.protocol or filesystem.protocol == "file"
+    return str(path).rstrip("/") if local else uri.rstrip("/")
+
+
+def buckets_for(products: int) -> int:
+    """Power of two that keeps a bucket at or below `PRODUCTS_PER_BUCKET`, at least 4."""
+    return max(4, 1 << max(0, -(-products // PRODUCTS_PER_BUCKET) - 1).bit_length())

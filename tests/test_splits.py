@@ -1,0 +1,76 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmbatch.schema import SPLITS
+from mmbatch.splits import content_groups, draw_splits
+
+TRAIN, FUSION, TEST = range(3)
+
+
+def draw(classes: list[int], *, text=None, image=None, drawn=None, seed: int = 0, ids=None) -> np.ndarray:
+    n = len(classes)
+    return draw_splits(
+        product_ids=pa.array(ids or [f"p{i}" for i in range(n)]),
+        classes=np.array(classes),
+        text_hashes=pa.array(text or [f"t{i}" for i in range(n)], pa.string()),
+        image_hashes=pa.array(image or [None] * n, pa.string()),
+        drawn=np.array(drawn if drawn is not None else [-1] * n),
+        seed=seed,
+    )
+
+
+def test_shares_are_80_10_10_in_every_class() -> None:
+    classes = [0] * 700 + [1] * 200 + [2] * 30
+    split = draw(classes)
+    assert SPLITS == ("train", "fusion", "test")
+    for code, size in ((0, 700), (1, 200), (2, 30)):
+        counts = np.bincount(split[np.array(classes) == code], minlength=3)
+        assert counts.tolist() == [size - 2 * size // 10, size // 10, size // 10]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, [1, 0, 0]), (2, [2, 0, 0]), (3, [1, 1, 1]), (7, [5, 1, 1])])
+def test_small_classes_are_stratified_as_far_as_they_allow(size: int, expected: list[int]) -> None:
+    assert np.bincount(draw([0] * size), minlength=3).tolist() == expected
+
+
+def test_the_draw_depends_on_the_seed_and_on_nothing_else() -> None:
+    first = draw([0] * 100)
+    assert (first == draw([0] * 100)).all()
+    assert (first != draw([0] * 100, seed=1)).any()
+    ids = [f"p{i}" for i in range(100)][::-1]
+    assert (draw([0] * 100, ids=ids)[::-1] == first).all()
+
+
+def test_equal_text_or_image_is_always_on_one_side_even_through_a_chain() -> None:
+    text = [f"t{i // 2}" for i in range(300)]
+    image = [f"i{(i + 1) // 2 % 100}" if i % 6 else None for i in range(300)]
+    groups = content_groups(pa.array(text), pa.array(image))
+    split = draw([i % 3 for i in range(300)], text=text, image=image)
+    for group in np.unique(groups):
+        assert len(set(split[groups == group])) == 1
+    assert set(split) == {TRAIN, FUSION, TEST}
+
+
+def test_products_without_a_modality_are_not_equal_to_each_other() -> None:
+    groups = content_groups(pa.array([None, None, "a"], pa.string()), pa.array([None, "b", None], pa.string()))
+    assert len(set(groups)) == 3
+
+
+def test_a_placeholder_image_does_not_tie_products_together() -> None:
+    n = 2_000
+    split = draw([0] * n, image=["no photo"] * n)
+    assert np.bincount(split, minlength=3).tolist() == [1600, 200, 200]
+
+
+def test_a_split_is_never_drawn_twice_and_new_rows_fill_up_the_shares() -> None:
+    first = draw([0] * 100)
+    drawn = np.concatenate([first, np.full(100, -1)])
+    second = draw([0] * 200, drawn=drawn)
+    assert (second[:100] == first).all()
+    assert np.bincount(second).tolist() == [160, 20, 20]
+
+
+def test_a_new_product_equal_to_a_drawn_one_takes_its_split() -> None:
+    split = draw([0, 0, 0, 0], text=["a", "b", "a", "b"], drawn=[TEST, FUSION, -1, -1])
+    assert split.tolist() == [TEST, FUSION, TEST, FUSION]
