@@ -95,9 +95,7 @@ def confusion(gold: Labels, predicted: Labels, classes: int) -> npt.NDArray[np.i
 
 def _check(*, gold: Labels, predicted: Labels, classes: int | None = None) -> None:
     if gold.ndim != 1 or gold.shape != predicted.shape or not gold.size:
-        raise ValueError(
-            f"gold {gold.shape} and predicted {predicted.shape}: expected two vectors of one length, N > 0"
-        )
+        raise ValueError(f"gold {gold.shape} and predicted {predicted.shape}: expected two equal lengths above 0")
     if gold.min() < 0:
         raise ValueError(f"{(gold < 0).sum()} of {gold.size} gold labels are below 0: leave out what is not labelled")
     if predicted.min() < UNSCORED:

@@ -98,6 +98,22 @@ def open_model(workspace: Workspace, *, kind: Kind, model_id: str) -> Model:
     return Model(kind=kind, id=model_id, uri=uri, card=card)
 
 
+def newest_encoders(workspace: Workspace) -> list[Model]:
+    """The encoder stored last under each name, by name; `InputError` when there is none."""
+    newest = {model.name: model for model in list_models(workspace, "encoder")}
+    if not newest:
+        raise InputError(f"--workspace {workspace.uri}: no encoder there; `jobs.finetune_encoder` makes one")
+    return [newest[name] for name in sorted(newest)]
+
+
+def newest_predictor(workspace: Workspace) -> Model:
+    """The predictor stored last; `InputError` when there is none."""
+    models = list_models(workspace, "predictor")
+    if not models:
+        raise InputError(f"--workspace {workspace.uri}: no predictor there; `jobs.train_late_fusion` makes one")
+    return models[-1]
+
+
 def fetch_model(model: Model) -> Path:
     """A local folder with the model's files, each checked against its digest; `InputError` names a file that differs.
 

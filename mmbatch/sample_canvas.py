@@ -19,7 +19,7 @@ SIDE = 96
 GROUND = 84.0
 _SCALE = 2  # drawn twice as large, then averaged: smooth edges
 _UNIT = SIDE * _SCALE / 100  # pixels of one product coordinate
-_JPEG_QUALITY = 85  # about 2.5 kB a picture
+_JPEG_QUALITY = 90  # about 2.5 kB a picture
 
 _STUDIO: tuple[Colour, ...] = ((252, 252, 252), (246, 246, 248), (250, 247, 242))
 _PASTEL: tuple[Colour, ...] = ((214, 230, 240), (240, 222, 216), (220, 236, 218), (236, 230, 206), (226, 218, 238))
@@ -41,7 +41,7 @@ class Canvas:
         self._image = _backdrop(rng)
         self._pen = ImageDraw.Draw(self._image)
         near = rng.random() < 0.08  # a close-up: the edges of the product are cut off
-        size = rng.uniform(1.3, 1.6) if near else rng.uniform(0.72, 1.05)
+        size = rng.uniform(1.3, 1.6) if near else rng.uniform(0.76, 1.1)
         self._width = size * rng.uniform(0.9, 1.1) * _UNIT
         self._height = size * _UNIT
         self._mirror = -1 if rng.random() < 0.5 else 1

@@ -19,7 +19,7 @@ _METAL: Colour = (186, 190, 196)
 _DARK: Colour = (40, 42, 48)
 _PAPER: Colour = (250, 248, 242)
 _LAMPLIGHT: Colour = (252, 236, 190)
-_BOX_SHARE = 0.12
+_BOX_SHARE = 0.1
 """Pictures that show the closed carton; furniture and shoes are always photographed unpacked."""
 
 Drawing = Callable[[Canvas, Colour, Random], None]
@@ -145,16 +145,17 @@ def _boot(canvas: Canvas, colour: Colour, rng: Random) -> None:
 
 def _sandal(canvas: Canvas, colour: Colour, rng: Random) -> None:
     heel = rng.choice((0, 0, 6, 12))
-    sole = rng.choice((*_WOODS, _DARK))
+    sole, dark = rng.choice((*_WOODS, _DARK)), shade(colour, 0.7)
     canvas.shadow(12, 88)
-    canvas.shape(((12, 74 - heel), (34, 75 - heel), (58, 78), (88, 78), (88, 83), (54, 83), (34, 80), (12, 79)), sole)
-    if heel:
-        canvas.shape(((12, 74 - heel), (26, 76 - heel), (24, GROUND), (14, GROUND)), shade(sole, 0.8))
-    canvas.arch((58, 60, 84, 98), colour, width=5)
+    canvas.ring((11, 52 - heel, 37, 62 - heel), dark, width=2.4)
+    canvas.shape(((11, 57 - heel), (15, 59 - heel), (17, 77 - heel), (11, 76 - heel)), colour)
+    canvas.shape(((30, 60 - heel), (35, 59 - heel), (42, 78 - heel), (36, 78 - heel)), colour)
     if rng.random() < 0.6:
-        canvas.arch((44, 58, 66, 96), shade(colour, 0.85), width=4)
-    canvas.line(((15, 76 - heel), (16, 58 - heel), (34, 54 - heel)), colour, width=3)
-    canvas.line(((34, 54 - heel), (30, 75 - heel)), shade(colour, 0.8), width=3)
+        canvas.shape(((46, 78), (50, 65), (59, 66), (60, 79)), shade(colour, 0.85))
+    canvas.shape(((62, 79), (66, 67), (78, 69), (84, 79)), colour)
+    canvas.shape(((10, 75 - heel), (34, 76 - heel), (58, 78), (90, 78), (89, GROUND), (54, GROUND), (34, 81), (11, 80)), sole)
+    if heel:
+        canvas.shape(((11, 78 - heel), (27, 78 - heel), (22, GROUND), (14, GROUND)), shade(sole, 0.8))
 
 
 def _book(canvas: Canvas, colour: Colour, rng: Random) -> None:

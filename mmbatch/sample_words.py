@@ -88,14 +88,16 @@ SPECS: Mapping[str, Words] = {
 }
 
 _TITLES: Words = {
-    "en": ("{brand} {collection} {noun}, {colour}, {spec}", "{noun} {collection} by {brand} - {colour}")
-    + ("{brand} {noun} {collection} {spec} {colour}",),
-    "fr": ("{noun} {brand} {collection}, coloris {colour}, {spec}", "{brand} - {noun} {collection}, {colour}")
-    + ("{noun} {collection} {spec} {colour} {brand}",),
+    "en": ("{brand} {collection} {noun}, {colour}, {spec}, {code}", "{noun} {collection} by {brand} - {colour} {code}")
+    + ("{brand} {code} {noun} {collection} {spec} {colour}",),
+    "fr": ("{noun} {brand} {collection}, coloris {colour}, {spec}, {code}", "{brand} - {noun} {collection} {code}")
+    + ("{noun} {collection} {spec} {colour} {brand} {code}",),
 }
 _UNCOLOURED: Words = {
-    "en": ("{brand} {noun} {collection}, {spec}", "{collection} - {noun}, {brand}", "{collection} {noun} {spec}"),
-    "fr": ("{noun} {brand} {collection}, {spec}", "{collection} - {noun}, {brand}", "{collection}, {noun} {spec}"),
+    "en": ("{brand} {noun} {collection}, {spec}, {code}", "{collection} - {noun}, {brand} {code}")
+    + ("{collection} {noun} {spec} {code}",),
+    "fr": ("{noun} {brand} {collection}, {spec}, {code}", "{collection} - {noun}, {brand} {code}")
+    + ("{collection}, {noun} {spec} ({code})",),
 }
 
 _SEATING: Words = {"en": ("seating", "lounge seating", "seat"), "fr": ("assise", "assise de salon", "siège")}
@@ -239,8 +241,11 @@ _CLOSINGS: Words = {
 }
 _ALSO: Mapping[Language, str] = {"en": "See also our {noun} offers", "fr": "Voir aussi nos offres {noun}"}
 
-VAGUE_SHARE = 0.16
+_VAGUE_SHARE = 0.12
 """Titles that do not name the product."""
+_VAGUE_SHARE_LOOKALIKE = 0.04
+"""Likewise in departments whose packages look alike, where a shop takes more care to name them."""
+_LOOKALIKE_DEPARTMENTS = ("Beauty", "Books")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,12 +276,15 @@ def draw_product(*, leaf: str, rng: Random) -> Product:
 def write_title(product: Product, rng: Random) -> str:
     """A title in the product's language, at times without its noun, in capitals, without accents or misspelt."""
     department, language = DEPARTMENTS[product.leaf], product.language
-    nouns = VAGUE_NOUNS[department] if rng.random() < VAGUE_SHARE else NOUNS[product.leaf]
-    patterns = _UNCOLOURED if department in ("Beauty", "Books") else _TITLES
+    lookalike = department in _LOOKALIKE_DEPARTMENTS
+    vague = rng.random() < (_VAGUE_SHARE_LOOKALIKE if lookalike else _VAGUE_SHARE)
+    nouns = VAGUE_NOUNS[department] if vague else NOUNS[product.leaf]
+    patterns = _UNCOLOURED if lookalike else _TITLES
     title = rng.choice(patterns[language]).format(
         noun=rng.choice(nouns[language]),
         spec=rng.choice(SPECS[department][language]),
         colour=COLOURS[product.colour][0 if language == "en" else 1],
+        code=_reference(rng),
         brand=product.brand,
         collection=product.collection,
     )
@@ -297,6 +305,12 @@ def write_description(product: Product, rng: Random) -> str:
         sentences.append(_ALSO[language].format(noun=other))
     separator = ".<br />" if rng.random() < 0.1 else ". "
     return separator.join(sentences) + "."
+
+
+def _reference(rng: Random) -> str:
+    """A seller's reference such as "KD-40718": says nothing about the product, but makes titles differ."""
+    letters = rng.choice("BCDFGKLMNPRSTVXZ") + rng.choice("ABDEHKLOPRSTUX")
+    return f"{letters}-{rng.randrange(100_000):05d}"
 
 
 def _as_typed(title: str, rng: Random) -> str:

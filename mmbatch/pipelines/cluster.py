@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import fsspec
 import ray
 import ray.data
 from ray.exceptions import RayError
@@ -77,3 +78,18 @@ def _own_error(error: BaseException | None) -> MmbatchError | None:
             return cause
         error = cause or error.__cause__
     return None
+
+
+def remove_folder(uri: str) -> None:
+    """Remove a run's temporary folder, if it is there."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
+
+
+def run_task(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a function in one Ray task, away from the driver; an `MmbatchError` that it raises is raised as itself."""
+    try:
+        return ray.get(ray.remote(work).options(num_cpus=1, max_retries=1).remote(*arguments))
+    except RayError as error:
+        raise _own_error(error) or error from None

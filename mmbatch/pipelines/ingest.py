@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from mmbatch.sources import Columns, Unit, fingerprint_files, list_files, plan_units, read_unit
 
 from mmbatch import schema
 from mmbatch.catalog import STAGED, Catalog, Merged, merge, stage
-from mmbatch.pipelines.cluster import start_ray, stream
+from mmbatch.pipelines.cluster import remove_folder, start_ray, stream
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import entries_for, quarantine_table, write_new
 from mmbatch.runs import Run, last_run, tie_out
 from mmbatch.schema import SPLITS
-from mmbatch.sources import Columns, Unit, fingerprint_files, list_files, plan_units, read_unit
 from mmbatch.splits import draw_splits
 from mmbatch.tables import FileEntry
 from mmbatch.workspace import Workspace
@@ -57,7 +57,7 @@ def ingest(workspace: Workspace, *, source: str, columns: Columns) -> dict[str, 
         staged = _stage_all(catalog, units, columns=columns, staging=staging, run_id=run.run_id)
         counts = _merge_all(catalog, staged, staging=staging, run_id=run.run_id)
     finally:
-        _remove(staging)
+        remove_folder(staging)
     tie_out("ingest", staged["rows"], {key: counts[key] for key in ("new", "edited", "unchanged", "rejected")})
     counts |= {"rows": staged["rows"], "labelled_products_split": assign_splits(catalog)}
     return run.finish(counts, {"catalog": catalog.table.version()})
@@ -228,9 +228,3 @@ def assign_splits(catalog: Catalog) -> int:
     version = catalog.splits.version()
     catalog.splits.replace(catalog.splits.write_buckets(rows), [], app_id=f"splits-{version}", read_version=version)
     return rows.num_rows
-
-
-def _remove(folder: str) -> None:
-    filesystem, path = fsspec.core.url_to_fs(folder)
-    if filesystem.exists(path):
-        filesystem.rm(path, recursive=True)

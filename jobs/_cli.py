@@ -1,0 +1,65 @@
+"""What all jobs share: flags from a dataclass, one line per user error, exit codes, the ledger as JSON."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import tyro
+
+from mmbatch.errors import MmbatchError
+from mmbatch.progress import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Flags of every job."""
+
+    workspace: str
+    """Root of the workspace: a folder or s3://bucket/prefix."""
+    json: bool = False
+    """Print the run's ledger entries as one JSON object on stdout; everything else goes to stderr."""
+    dry_run: bool = False
+    """Print the resolved configuration and the size of the work, and exit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob(Job):
+    """Flags of the jobs that load pretrained weights."""
+
+    weights: str | None = None
+    """Folder of pretrained weights, looked into first (DIR/<hub name with / as -->); default $MMBATCH_WEIGHTS."""
+
+
+JobT = TypeVar("JobT", bound=Job)
+
+
+def run_job(job: type[JobT], main: Callable[[JobT], dict[str, Any]]) -> None:
+    """Parse the flags, run the job and end the process: 0 done, 2 bad input, 3 refused to publish, 4 lost a race."""
+    config = tyro.cli(job)
+    try:
+        result = main(config)
+    except MmbatchError as error:
+        say(f"error: {error}")
+        _exit(error.exit_code)
+    if config.json:
+        print(json.dumps(result, default=str))
+    _exit(0)
+
+
+def plan(config: Job, **work: Any) -> dict[str, Any]:
+    """Print what a dry run would do, and return it."""
+    found = {"configuration": asdict(config), "work": work}
+    say(json.dumps(found, indent=1, default=str))
+    return found
+
+
+def _exit(code: int) -> None:
+    """End now: a local Ray is stopped, but nobody waits for the threads that Arrow and Ray leave behind."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

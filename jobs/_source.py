@@ -1,0 +1,75 @@
+"""What the jobs that read raw files share: their flags, and the workspace and columns these mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from mmbatch.sources import Columns, estimate_rows
+
+from jobs._cli import Job
+from mmbatch.errors import InputError
+from mmbatch.presets import Preset, preset_named
+from mmbatch.workspace import Settings, Workspace, buckets_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceJob(Job):
+    """Flags of the jobs that read raw files."""
+
+    source: str | None = None
+    """CSV, TSV, Parquet or JSON Lines: a file, a folder or a glob, local or remote (s3://, gs://)."""
+    preset: str | None = None
+    """Named configuration (sample, flipkart-small); default: the workspace's own, or sample for a new one."""
+    columns: tuple[str, ...] = ()
+    """Columns of the source as role=column, such as id=sku title=name description=text image=photo label=top,leaf,
+    and label_separator=" > " where one column holds the whole path. Default: the preset's."""
+    level: int | None = None
+    """Depth of the category path to learn, 1 is the root's children; fixed with the workspace. Default: the preset's"""
+    seed: int | None = None
+    """Seed of splits and training; fixed with the workspace. Default 0."""
+
+
+def open_or_create(flags: SourceJob, files: Sequence[str]) -> tuple[Workspace, Preset]:
+    """The workspace that the flags name, made if it is not there, and its preset.
+
+    `InputError` when it was made with other settings than the flags ask for.
+    """
+    if Workspace.exists(flags.workspace):
+        workspace = Workspace.open(flags.workspace)
+        found = workspace.settings
+        workspace.require(
+            preset=flags.preset or found.preset,
+            level=found.level if flags.level is None else flags.level,
+            seed=found.seed if flags.seed is None else flags.seed,
+        )
+        return workspace, preset_named(found.preset)
+    preset = preset_named(flags.preset or "sample")
+    settings = Settings(
+        preset=preset.name,
+        level=_at_least(1, "--level", preset.level if flags.level is None else flags.level),
+        seed=_at_least(0, "--seed", flags.seed or 0),
+        buckets=buckets_for(estimate_rows(files)),
+    )
+    return Workspace.create(flags.workspace, settings), preset
+
+
+def columns_of(flags: SourceJob, preset: Preset) -> Columns:
+    """The columns that `--columns` names, or the preset's; `InputError` names a role that does not exist."""
+    if not flags.columns:
+        return preset.columns
+    roles = [field.name for field in fields(Columns)]
+    named: dict[str, str] = {}
+    for pair in flags.columns:
+        role, _, column = pair.partition("=")
+        if role not in roles or not column:
+            raise InputError(f"--columns {pair}: expected role=column with a role of {', '.join(roles)}")
+        named[role] = column
+    if "id" not in named:
+        raise InputError(f"--columns {' '.join(flags.columns)}: id=COLUMN is missing")
+    label = tuple(part.strip() for part in named.pop("label", "").split(",") if part.strip())
+    return Columns(**named, label=label)
+
+
+def _at_least(lowest: int, flag: str, value: int) -> int:
+    if value < lowest:
+        raise InputError(f"{flag} {value}: expected {lowest} or more")
+    return value

@@ -1,0 +1,36 @@
+"""Feature store, predictor -> predictions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jobs._cli import Job, plan, run_job
+from mmbatch.models import newest_predictor, open_model
+from mmbatch.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Job):
+    """Predict every product whose published prediction does not stand any more, and publish in one commit."""
+
+    predictor: str | None = None
+    """name@fingerprint of the predictor; default: the one stored last."""
+
+
+def main(config: Predict) -> dict[str, Any]:
+    """Predict with one predictor."""
+    workspace = Workspace.open(config.workspace)
+    model = (
+        open_model(workspace, kind="predictor", model_id=config.predictor)
+        if config.predictor
+        else newest_predictor(workspace)
+    )
+
+    from mmbatch.pipelines.predict import outdated, predict
+
+    if config.dry_run:
+        return plan(config, predictor=model.id, products=outdated(workspace, model).counts)
+    return predict(workspace, model)
+
+
+if __name__ == "__main__":
+    run_job(Predict, main)

@@ -1,0 +1,28 @@
+"""New encoders by kind: what a preset names."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmbatch.encoders.base import Encoder
+from mmbatch.encoders.image import TimmImage
+from mmbatch.encoders.ngram import NgramText
+from mmbatch.encoders.text import TransformersText
+from mmbatch.errors import InputError
+
+BUILDERS: Mapping[str, Callable[..., Encoder]] = {
+    "transformers": TransformersText.from_pretrained,
+    "timm": TimmImage.from_pretrained,
+    "timm-from-scratch": TimmImage.from_scratch,
+    "ngram": NgramText.from_scratch,
+}
+"""Pretrained kinds take `weights`, a folder that is looked into first; those from scratch take `seed`."""
+
+FROM_SCRATCH = frozenset({"timm-from-scratch", "ngram"})
+
+
+def build_encoder(kind: str, *, weights: str | None, seed: int, **arguments: Any) -> Encoder:
+    """A new encoder of a kind, in training mode; `InputError` when there is no such kind or its weights are not found."""
+    if kind not in BUILDERS:
+        raise InputError(f"encoder kind {kind!r}: there is none of that name, only {', '.join(sorted(BUILDERS))}")
+    origin = {"seed": seed} if kind in FROM_SCRATCH else {"weights": weights}
+    return BUILDERS[kind](**arguments, **origin).train()

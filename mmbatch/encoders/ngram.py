@@ -1,0 +1,101 @@
+"""A small text encoder trained from scratch: hashed n-grams, no vocabulary, no pretrained weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from scipy.sparse import hstack
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.preprocessing import normalize
+from torch import Tensor
+from typing_extensions import override
+
+from mmbatch import schema
+from mmbatch.encoders.base import VECTOR_DTYPE, Encoder, Prepared, write_encoder
+from mmbatch.encoders.product_text import TEXT_COLUMNS, product_texts, without_text
+
+CODE_VERSION = 1
+"""Raised whenever this module turns the same rows and weights into other vectors."""
+
+
+@final
+class NgramText(Encoder):
+    """Weighted sum of the embeddings of a text's words and character n-grams, then one hidden layer.
+
+    After fastText (Joulin et al. 2016; Bojanowski et al. 2017), with counts damped by a square root. Letters are
+    lower-cased and their accents stripped.
+    """
+
+    kind: ClassVar[str] = "ngram_text"
+    modality: ClassVar[schema.Modality] = "text"
+    columns: ClassVar[tuple[str, ...]] = TEXT_COLUMNS
+
+    def __init__(self, *, buckets: int, width: int) -> None:
+        """`buckets` rows in the embedding table, half of them for words."""
+        super().__init__()
+        self.buckets, self.width = buckets, width
+        self.embedding = torch.nn.EmbeddingBag(buckets, width, mode="sum")
+        self.hidden = torch.nn.Linear(width, width)
+        self._vectorizers = (
+            _vectorizer(buckets // 2, analyzer="char_wb", ngram_range=(2, 4)),
+            _vectorizer(buckets - buckets // 2, analyzer="word"),
+        )
+
+    @classmethod
+    def from_scratch(cls, *, buckets: int = 2**15, width: int = 128, seed: int) -> Self:
+        """Random weights drawn from `seed`; the global random state stays as it is."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(buckets=buckets, width=width)
+
+    @classmethod
+    @override
+    def restore(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        return cls(buckets=config["buckets"], width=config["width"])
+
+    @override
+    def prepare(self, batch: pa.Table, *, rng: np.random.Generator | None = None) -> Prepared:
+        """`ids` int64 `[T]`, `weights` float32 `[T]` and `offsets` int64 `[B]`: where each text's n-grams begin."""
+        texts = product_texts(batch)
+        good = np.flatnonzero(texts.is_valid().to_numpy())
+        failures = without_text(good, len(batch))
+        if not len(good):
+            return Prepared({}, good, failures)
+        present = texts.drop_null().to_pylist()
+        counts = hstack([vectorizer.transform(present) for vectorizer in self._vectorizers], format="csr")
+        weights = normalize(counts.sqrt())
+        inputs = {
+            "ids": weights.indices.astype(np.int64),
+            "offsets": weights.indptr[:-1].astype(np.int64),
+            "weights": weights.data,
+        }
+        return Prepared(inputs, good, failures)
+
+    @override
+    def lengths(self, batch: pa.Table) -> np.ndarray:
+        """Characters of each text."""
+        return np.asarray(pc.fill_null(pc.utf8_length(product_texts(batch)), 0), np.int64)
+
+    @override
+    def forward(self, *, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+        """Vectors float32 `[B, width]`; see `prepare` for the arguments."""
+        bags_BW = self.embedding(ids, offsets, per_sample_weights=weights)
+        return torch.nn.functional.gelu(self.hidden(bags_BW)).float()
+
+    @override
+    def config(self) -> dict[str, object]:
+        return {"buckets": self.buckets, "code": CODE_VERSION, "dtype": VECTOR_DTYPE.str, "width": self.width}
+
+    @override
+    def save(self, folder: Path) -> None:
+        write_encoder(self, folder)
+
+
+def _vectorizer(buckets: int, **analysis: Any) -> HashingVectorizer:
+    return HashingVectorizer(
+        n_features=buckets, strip_accents="unicode", alternate_sign=False, norm=None, dtype=np.float32, **analysis
+    )

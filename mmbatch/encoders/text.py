@@ -1,0 +1,177 @@
+"""Pretrained transformers over a product's title and description."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from typing_extensions import override
+
+from mmbatch import schema
+from mmbatch.encoders.base import VECTOR_DTYPE, Encoder, Prepared, write_encoder
+from mmbatch.encoders.pretrained import find_weights, unreachable
+from mmbatch.encoders.product_text import TEXT_COLUMNS, product_texts, without_text
+from mmbatch.errors import InputError
+
+TOKENIZER_FILE = "tokenizer.json"
+
+CODE_VERSION = 1
+"""Raised whenever this module turns the same rows and weights into other vectors."""
+
+_PAD_MULTIPLE = 8  # tensor cores want dimensions that are multiples of 8 (NVIDIA, mixed-precision training guide)
+_CHARACTERS_PER_TOKEN = 4
+_NOT_OUTPUT = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
+
+
+@final
+class TransformersText(Encoder):
+    """Mean of a transformer's last hidden states over a text's tokens (Reimers & Gurevych 2019, Sentence-BERT)."""
+
+    kind: ClassVar[str] = "transformers_text"
+    modality: ClassVar[schema.Modality] = "text"
+    columns: ClassVar[tuple[str, ...]] = TEXT_COLUMNS
+
+    def __init__(self, *, backbone: PreTrainedModel, tokenizer: Tokenizer, max_length: int) -> None:
+        """`tokenizer` truncates at `max_length` tokens and pads (`_fit`); the backbone's pooler is left out."""
+        super().__init__()
+        if getattr(backbone, "pooler", None) is not None:
+            backbone.register_module(
+                "pooler", None
+            )  # not in the mean: weights without a gradient would stall distributed training
+        self.backbone = backbone
+        self.max_length = max_length
+        self.width = int(backbone.config.hidden_size)
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(cls, model: str, *, max_length: int, weights: str | None) -> Self:
+        """The pretrained `model` by its hub name, from the folder `weights` or the hub (`find_weights`)."""
+        folder = find_weights(model, weights)
+        try:
+            backbone, found = _load_backbone(str(folder or model))
+            tokenizer = AutoTokenizer.from_pretrained(str(folder or model))
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise _unusable(folder, error) if folder else unreachable(model, error) from error
+        lacking = sorted(key for key in found if not key.startswith("pooler."))
+        if lacking:
+            raise InputError(f"{folder or model}: weights do not fit the model, missing or of another shape: {lacking}")
+        return cls(backbone=backbone, tokenizer=_fit(tokenizer, backbone, max_length, model), max_length=max_length)
+
+    @classmethod
+    @override
+    def restore(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `Encoder.restore`; raises `InputError` if the tokenizer's file is not the one that was saved."""
+        file = folder / TOKENIZER_FILE
+        try:
+            text = file.read_bytes()
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+        found, expected = hashlib.sha256(text).hexdigest(), config["tokenizer_sha256"]
+        if found != expected:
+            raise InputError(f"{file}: not the tokenizer of this encoder: sha256 {found}, expected {expected}")
+        backbone = AutoModel.from_config(AutoConfig.for_model(**config["backbone"]), attn_implementation="sdpa")  # type: ignore[no-untyped-call]
+        tokenizer = Tokenizer.from_str(text.decode("utf-8"))
+        return cls(backbone=backbone, tokenizer=tokenizer, max_length=config["max_length"])
+
+    @override
+    def prepare(self, batch: pa.Table, *, rng: np.random.Generator | None = None) -> Prepared:
+        """`input_ids` int32 `[B, L]` and `attention_mask` uint8 `[B, L]`; texts are not augmented."""
+        texts = product_texts(batch)
+        good = np.flatnonzero(texts.is_valid().to_numpy())
+        failures = without_text(good, len(batch))
+        if not len(good):
+            return Prepared({}, good, failures)
+        encodings = self._tokenizer.encode_batch_fast(texts.drop_null().to_pylist())
+        ids = np.array([encoding.ids for encoding in encodings], np.int32)
+        mask = np.array([encoding.attention_mask for encoding in encodings], np.uint8)
+        # Padding up to a multiple may pass the positions that the backbone has; nothing but padding stands there.
+        ids, mask = ids[:, : self.max_length], mask[:, : self.max_length]
+        return Prepared({"input_ids": ids, "attention_mask": mask}, good, failures)
+
+    @override
+    def lengths(self, batch: pa.Table) -> np.ndarray:
+        """Tokens of each text, estimated from its characters."""
+        characters = pc.fill_null(pc.utf8_length(product_texts(batch)), 0).to_numpy()
+        return np.asarray(np.minimum(characters // _CHARACTERS_PER_TOKEN + 2, self.max_length), np.int64)
+
+    @override
+    def forward(self, *, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Vectors float32 `[B, width]` of tokens `[B, L]`; every row has at least one token that is not masked."""
+        states_BLW: Tensor = self.backbone(
+            input_ids=input_ids.long(), attention_mask=attention_mask.long()
+        ).last_hidden_state
+        mask_BL1 = attention_mask.unsqueeze(-1).float()
+        return (states_BLW.float() * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1)
+
+    @override
+    def config(self) -> dict[str, object]:
+        backbone = json.loads(self.backbone.config.to_json_string(use_diff=False))
+        return {
+            "code": CODE_VERSION,
+            "backbone": {key: value for key, value in backbone.items() if key not in _NOT_OUTPUT},
+            "dtype": VECTOR_DTYPE.str,
+            "max_length": self.max_length,
+            "pooling": "mean",
+            "tokenizer_sha256": hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest(),
+        }
+
+    @override
+    def save(self, folder: Path) -> None:
+        (folder / TOKENIZER_FILE).write_bytes(self._tokenizer.to_str().encode())
+        write_encoder(self, folder)
+
+
+def _load_backbone(source: str) -> tuple[PreTrainedModel, set[str]]:
+    """The model in float32, whatever its file holds, and the keys for which the file has no fitting weights."""
+    with _without_report():
+        backbone, info = AutoModel.from_pretrained(
+            source,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    return backbone, info["missing_keys"] | {key for key, *_ in info["mismatched_keys"]}
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Holds back the table of keys that loading logs as a warning: the keys that matter are raised as an error."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_is_no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_report)
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
+def _fit(tokenizer: Any, backbone: PreTrainedModel, max_length: int, model: str) -> Tokenizer:
+    """The fast tokenizer behind a transformers one, set to truncate and pad to the longest text of a batch."""
+    if not tokenizer.is_fast:
+        raise InputError(f"{model}: has no fast tokenizer (tokenizer.json), which this encoder needs")
+    limit = min(tokenizer.model_max_length, getattr(backbone.config, "max_position_embeddings", max_length))
+    if not 0 < max_length <= limit:
+        raise InputError(f"{model}: max_length is {max_length}, expected 1 to {limit} tokens")
+    fast: Tokenizer = tokenizer.backend_tokenizer
+    fast.enable_truncation(max_length)
+    fast.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token, pad_to_multiple_of=_PAD_MULTIPLE)
+    return fast
+
+
+def _unusable(folder: Path, error: Exception) -> InputError:
+    return InputError(f"{folder}: cannot be loaded: {' '.join(str(error).split())}")

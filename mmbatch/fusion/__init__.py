@@ -1,0 +1,1 @@
+"""Fusion of modalities: heads that join embeddings, and the late fusion that joins scores."""

@@ -1,0 +1,172 @@
+"""Evaluation: published predictions against labels, per model and split, and the report.
+
+What the driver holds per labelled product is a class code per model; content is read for the few examples only.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from mmbatch.reports.evaluation import Evaluation, Example, ScoreRow, table_text, write_report
+
+from mmbatch.catalog import Catalog
+from mmbatch.errors import InputError
+from mmbatch.metrics import confusion, f1_scores, per_class
+from mmbatch.models import Model, open_model
+from mmbatch.predictions import Predictions
+from mmbatch.predictor import HEAD_MODEL
+from mmbatch.progress import say
+from mmbatch.quarantine import quarantine_table
+from mmbatch.runs import Run
+from mmbatch.schema import PATH_SEPARATOR, SPLITS
+from mmbatch.workspace import Workspace
+
+PUBLISHED = "late fusion"
+"""Name of the published predictions among the models of a table."""
+
+EXAMPLES = 6
+"""Products shown of each kind."""
+
+
+def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float] | None = None) -> dict[str, Any]:
+    """Score what is published on every split and write the report to `reports/<run>/` in the workspace.
+
+    Returns:
+        Ledger entry with the table's rows and the report's URI.
+    """
+    catalog = Catalog(workspace=workspace)
+    run = Run(workspace=workspace, job="evaluate", settings={"predictor": predictor.id})
+    models = tuple(predictor.card["models"])
+    rows = _scored(catalog, models)
+    if not (rows["split"] == "test").any():
+        raise InputError(f"--workspace {workspace.uri}: no published prediction of a labelled test product to score")
+    known = {PATH_SEPARATOR.join(path) for path in _categories(workspace, predictor)}
+    classes = tuple(sorted(known | set(rows["gold"])))
+    codes = {name: _codes(rows[name], classes) for name in ("gold", PUBLISHED, *models)}
+    test = (rows["split"] == "test").to_numpy()
+    roles = _roles(workspace, predictor)
+    table = tuple(
+        ScoreRow(name, roles[name], split, *_f1(codes, name, (rows["split"] == split).to_numpy()))
+        for name in (*models, PUBLISHED)
+        for split in SPLITS
+        if (rows["split"] == split).any()
+    )
+    evaluation = Evaluation(
+        workspace=workspace.uri,
+        predictor=predictor.id,
+        run_id=run.run_id,
+        classes=classes,
+        table=table,
+        confusion=confusion(codes["gold"][test], codes[PUBLISHED][test], classes=len(classes)),
+        per_class={
+            name: per_class(codes["gold"][test], codes[name][test], classes=len(classes))
+            for name in _compared(table, roles)
+        },
+        counts=_counts(catalog, rows),
+        late_fusion=predictor.card["late_fusion"],
+        examples=_examples(catalog, rows[test], models),
+        timings=timings or {},
+    )
+    uri = write_report(workspace.path("reports", run.run_id), evaluation)
+    say(table_text(evaluation))
+    counts = {"table": [row._asdict() for row in table], "report": uri}
+    return run.finish(counts, {"predictions": Predictions(workspace=workspace).table.version()})
+
+
+def _scored(catalog: Catalog, models: Sequence[str]) -> pd.DataFrame:
+    """One row per labelled product: id, bucket, split, gold category, and the category each model says (None: nothing)."""
+    predictions = Predictions(workspace=catalog.workspace)
+    parts = []
+    for bucket in range(catalog.workspace.settings.buckets):
+        labels = catalog.labels([bucket])
+        found = predictions.table.read(
+            ["product_id", "category", "confidence", "model_categories"], buckets=[bucket]
+        ).combine_chunks()
+        place = pc.index_in(labels["product_id"], value_set=found["product_id"].combine_chunks()).combine_chunks()
+        found = found.take(place)
+        said = found["model_categories"].combine_chunks()
+        columns = {name: pc.map_lookup(said, pa.scalar(name), "first") for name in models}
+        rows = labels.select(["product_id", "bucket", "split", "image_hash"]).append_column("gold", labels["category"])
+        rows = rows.append_column(PUBLISHED, found["category"]).append_column("confidence", found["confidence"])
+        for name, column in columns.items():
+            rows = rows.append_column(name, column)
+        parts.append(rows)
+    frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+    return frame
+
+
+def _categories(workspace: Workspace, predictor: Model) -> list[list[str]]:
+    encoder = open_model(workspace, kind="encoder", model_id=predictor.card["encoders"][0])
+    return [category.split(PATH_SEPARATOR) for category in encoder.card["categories"]]
+
+
+def _codes(categories: pd.Series, classes: Sequence[str]) -> np.ndarray:
+    return np.asarray(pd.Categorical(categories, categories=classes).codes, dtype=np.int64)
+
+
+def _f1(codes: dict[str, np.ndarray], name: str, chosen: np.ndarray) -> tuple[int, float, float, float]:
+    scores = f1_scores(codes["gold"][chosen], codes[name][chosen])
+    return scores.rows, scores.macro, scores.micro, scores.weighted
+
+
+def _roles(workspace: Workspace, predictor: Model) -> dict[str, str]:
+    encoders = [open_model(workspace, kind="encoder", model_id=model_id) for model_id in predictor.card["encoders"]]
+    roles = {model.name: f"{model.card['modality']} encoder" for model in encoders}
+    return roles | {HEAD_MODEL: "fusion head", PUBLISHED: "late fusion"}
+
+
+def _compared(table: Sequence[ScoreRow], roles: dict[str, str]) -> list[str]:
+    """The best single model of each modality on the fusion rows, and the published predictions."""
+    best: dict[str, ScoreRow] = {}
+    for row in table:
+        role = roles[row.model]
+        if (
+            row.split == "fusion"
+            and role.endswith("encoder")
+            and row.macro > (best[role].macro if role in best else -1)
+        ):
+            best[role] = row
+    return [*(best[role].model for role in sorted(best)), PUBLISHED]
+
+
+def _counts(catalog: Catalog, rows: pd.DataFrame) -> dict[str, int]:
+    keys = catalog.keys()
+    reasons = Counter(quarantine_table(catalog.workspace).read(["reason"])["reason"].to_pylist())
+    return {
+        "products": keys.num_rows,
+        "labelled": len(rows),
+        "unlabelled": keys.num_rows - len(rows),
+        "without image": keys["image_hash"].null_count,
+        "without text": keys["text_hash"].null_count,
+        **{f"quarantined: {reason}": count for reason, count in sorted(reasons.items())},
+    }
+
+
+def _examples(catalog: Catalog, test: pd.DataFrame, models: Sequence[str]) -> tuple[Example, ...]:
+    """The most confident mistakes, and products that are right although a model below was wrong; test rows only."""
+    right = test[PUBLISHED] == test["gold"]
+    disputed = pd.concat([test[name].notna() & (test[name] != test["gold"]) for name in models], axis=1).any(axis=1)
+    ordered = test.sort_values("confidence", ascending=False)
+    chosen = pd.concat([ordered[~right].head(EXAMPLES), ordered[right & disputed].head(EXAMPLES)])
+    return tuple(_example(catalog, row, models) for row in chosen.to_dict("records"))
+
+
+def _example(catalog: Catalog, row: dict[str, Any], models: Sequence[str]) -> Example:
+    wanted = pc.field("product_id") == row["product_id"]
+    title = catalog.table.read(["title"], buckets=[row["bucket"]], filters=wanted)["title"][0].as_py()
+    image = None
+    if row["image_hash"]:
+        image = catalog.content("image", row["bucket"], pa.array([row["image_hash"]]))["image"][0].as_py()
+    return Example(
+        product_id=row["product_id"],
+        title=title or "",
+        image=image,
+        gold=row["gold"],
+        predicted=row[PUBLISHED] or "",
+        confidence=float(row["confidence"]),
+        model_categories={name: row[name] for name in models if row[name]},
+    )

@@ -1,0 +1,202 @@
+"""Prediction: stored features -> staged predictions -> published in one commit. No encoder runs here."""
+
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmbatch import schema
+from mmbatch.catalog import HASH_COLUMNS, Catalog
+from mmbatch.feature_store import FeatureStore
+from mmbatch.models import Model, fetch_model
+from mmbatch.pipelines.cluster import remove_folder, start_ray, stream
+from mmbatch.predictions import Predictions
+from mmbatch.predictor import Features, Predictor
+from mmbatch.progress import Progress, say
+from mmbatch.runs import Run, tie_out
+from mmbatch.schema import PATH_SEPARATOR
+from mmbatch.tables import FileEntry
+from mmbatch.workspace import Workspace
+
+TOP_K = 5
+"""Best categories that a prediction names."""
+
+ROWS = 20_000
+"""Products scored at a time: 20,000 x 4 models x 1,000 classes are 320 MB of float32."""
+
+
+class Outdated(NamedTuple):
+    """What there is to predict."""
+
+    per_bucket: dict[int, int]
+    """Products to predict of each bucket that has some, or that has published products the catalog lost."""
+    counts: Counter[str]
+    """`products`, `unchanged`, `removed`."""
+
+
+def outdated(workspace: Workspace, predictor: Model) -> Outdated:
+    """Compare catalog and published predictions bucket by bucket, by keys and hashes alone."""
+    catalog, predictions = Catalog(workspace=workspace), Predictions(workspace=workspace)
+    per_bucket: dict[int, int] = {}
+    counts: Counter[str] = Counter(products=0, unchanged=0, removed=0)
+    for bucket in range(workspace.settings.buckets):
+        keys = catalog.keys([bucket])
+        found = predictions.outdated(keys, predictor=predictor.id, buckets=[bucket])
+        counts.update(products=keys.num_rows, unchanged=found.unchanged, removed=found.removed)
+        if found.keys.num_rows or found.removed:
+            per_bucket[bucket] = found.keys.num_rows
+    return Outdated(per_bucket, counts)
+
+
+def predict(workspace: Workspace, predictor: Model) -> dict[str, Any]:
+    """Predict every product whose published prediction does not stand any more, and publish.
+
+    Returns:
+        Ledger entry; its counts tie out: products = unchanged + predicted + unpredictable.
+    """
+    run = Run(workspace=workspace, job="predict", settings={"predictor": predictor.id})
+    buckets, counts = outdated(workspace, predictor)
+    if not buckets:
+        say("predict    every prediction stands")
+        return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": dict(counts, predicted=0)}
+    start_ray()
+    counts["predicted"] = _stage(workspace, predictor, buckets, run.run_id)
+    counts["unpredictable"] = sum(buckets.values()) - counts["predicted"]
+    tie_out("predict", counts["products"], {k: counts[k] for k in ("unchanged", "predicted", "unpredictable")})
+    if counts["predicted"] or counts["removed"]:
+        _publish(workspace, sorted(buckets), run.run_id)
+    versions = {
+        "predictions": Predictions(workspace=workspace).table.version(),
+        "catalog": Catalog(workspace=workspace).table.version(),
+    }
+    return run.finish(counts, versions)
+
+
+def _stage(workspace: Workspace, predictor: Model, per_bucket: dict[int, int], run_id: str) -> int:
+    """Write the predictions of this run to its staged table; returns how many."""
+    staged, progress = (
+        Predictions(workspace=workspace).staged(run_id),
+        Progress("predict", sum(per_bucket.values()), "products"),
+    )
+    work = partial(_predict_bucket, workspace=workspace, model=predictor, run_id=run_id)
+    entries = []
+    for done in stream([{"bucket": bucket} for bucket in per_bucket], work):
+        entries += [FileEntry(**entry) for entry in done["entries"]]
+        progress.advance(per_bucket[done["bucket"]])
+    staged.commit(entries, app_id=run_id)
+    return sum(entry.rows for entry in entries)
+
+
+def _publish(workspace: Workspace, buckets: list[int], run_id: str) -> None:
+    """Bring the staged predictions of these buckets into `predictions` in one commit."""
+    predictions = Predictions(workspace=workspace)
+    read_version = predictions.table.version()
+    progress = Progress("publish", len(buckets), "buckets")
+    added, removed = [], []
+    for done in stream([{"bucket": b} for b in buckets], partial(_merge_bucket, workspace=workspace, run_id=run_id)):
+        added += [FileEntry(**entry) for entry in done["added"]]
+        removed += [FileEntry(**entry) for entry in done["removed"]]
+        progress.advance(1)
+    predictions.table.replace(added, removed, app_id=run_id, read_version=read_version)
+    remove_folder(predictions.staged(run_id).uri)
+
+
+def _merge_bucket(row: dict[str, Any], *, workspace: Workspace, run_id: str) -> list[dict[str, Any]]:
+    ids = Catalog(workspace=workspace).keys([row["bucket"]])["product_id"].combine_chunks()
+    added, removed = Predictions(workspace=workspace).merge_bucket(row["bucket"], run_id=run_id, product_ids=ids)
+    return [{"added": [asdict(entry) for entry in added], "removed": [asdict(entry) for entry in removed]}]
+
+
+_LOADED: dict[str, Predictor] = {}
+
+
+def _loaded(model: Model) -> Predictor:
+    """The predictor of a stored model, loaded once per process."""
+    if model.id not in _LOADED:
+        _LOADED[model.id] = Predictor.load(fetch_model(model))
+    return _LOADED[model.id]
+
+
+def _predict_bucket(row: dict[str, Any], *, workspace: Workspace, model: Model, run_id: str) -> list[dict[str, Any]]:
+    bucket, predictor = row["bucket"], _loaded(model)
+    predictions = Predictions(workspace=workspace)
+    keys = Catalog(workspace=workspace).keys([bucket])
+    keys = predictions.outdated(keys, predictor=model.id, buckets=[bucket]).keys
+    parts = [
+        _predict_rows(keys.slice(start, ROWS), predictor, workspace, bucket) for start in range(0, keys.num_rows, ROWS)
+    ]
+    rows = pa.concat_tables([schema.PREDICTIONS.empty_table(), *parts])
+    for name, value in (("predictor", model.id), ("run_id", run_id)):
+        rows = rows.set_column(
+            rows.schema.get_field_index(name), name, pa.repeat(value, rows.num_rows).cast(pa.string())
+        )
+    staged = predictions.staged(run_id)
+    return [{"bucket": bucket, "entries": [asdict(staged.write_file(rows, bucket=bucket))] if rows.num_rows else []}]
+
+
+def _predict_rows(keys: pa.Table, predictor: Predictor, workspace: Workspace, bucket: int) -> pa.Table:
+    features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for part in predictor.scorer.encoders:
+        store = FeatureStore(workspace=workspace, encoder=part.id, modality=part.modality, width=part.width)
+        features[part.name] = store.read(keys[HASH_COLUMNS[part.modality]], buckets=[bucket])
+    usable = np.any([present for _, present in features.values()], axis=0)
+    features = {name: (vectors[usable], present[usable]) for name, (vectors, present) in features.items()}
+    keys = keys.filter(pa.array(usable))
+    return prediction_table(keys, features, predictor) if keys.num_rows else schema.PREDICTIONS.empty_table()
+
+
+def prediction_table(keys: pa.Table, features: Features, predictor: Predictor) -> pa.Table:
+    """Predictions (`schema.PREDICTIONS`, `predictor` and `run_id` null) of products by `Catalog.keys`."""
+    scores_NMC, joined_NC = predictor.predict(features)
+    paths = pa.array(predictor.categories, pa.list_(pa.string()))
+    names = pa.array([PATH_SEPARATOR.join(path) for path in predictor.categories])
+    k = min(TOP_K, joined_NC.shape[1])
+    top_NK = np.argsort(-joined_NC, axis=1, kind="stable")[:, :k]
+    offsets = pa.array(np.arange(0, (len(top_NK) + 1) * k, k, dtype=np.int32))
+    missing = pa.nulls(keys.num_rows, pa.string())
+    columns = {
+        "product_id": keys["product_id"],
+        "label": paths.take(pa.array(top_NK[:, 0])),
+        "category": names.take(pa.array(top_NK[:, 0])),
+        "confidence": np.take_along_axis(joined_NC, top_NK[:, :1], axis=1)[:, 0],
+        "top_categories": pa.ListArray.from_arrays(offsets, names.take(pa.array(top_NK.ravel()))),
+        "top_probabilities": pa.ListArray.from_arrays(
+            offsets, pa.array(np.take_along_axis(joined_NC, top_NK, 1).ravel())
+        ),
+        **_model_columns(scores_NMC, predictor.scorer.models, names),
+        "predictor": missing,
+        **_input_hashes(keys, features, predictor),
+        "run_id": missing,
+        "bucket": keys["bucket"],
+    }
+    return pa.table(columns, schema=schema.PREDICTIONS)
+
+
+def _model_columns(scores_NMC: np.ndarray, models: tuple[str, ...], names: pa.Array) -> dict[str, pa.Array]:
+    """Every model's own best category and its probability, as maps; a model that scored nothing is left out."""
+    scored_NM = ~np.isnan(scores_NMC[:, :, 0])
+    best_NM = np.where(scored_NM, np.nan_to_num(scores_NMC, nan=-1.0).argmax(axis=2), 0)
+    probability_NM = np.take_along_axis(scores_NMC, best_NM[:, :, None], axis=2)[:, :, 0]
+    row, model = np.nonzero(scored_NM)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(scored_NM.sum(axis=1))]).astype(np.int32))
+    keys = pa.array(models).take(pa.array(model))
+    return {
+        "model_categories": pa.MapArray.from_arrays(offsets, keys, names.take(pa.array(best_NM[row, model]))),
+        "model_probabilities": pa.MapArray.from_arrays(
+            offsets, keys, pa.array(probability_NM[row, model], pa.float32())
+        ),
+    }
+
+
+def _input_hashes(keys: pa.Table, features: Features, predictor: Predictor) -> dict[str, pa.Array]:
+    """What the prediction was made from; null for a modality of which no vector was there."""
+    columns = {}
+    for modality, column in HASH_COLUMNS.items():
+        held = [features[part.name][1] for part in predictor.scorer.encoders if part.modality == modality]
+        present = np.any(held, axis=0) if held else np.ones(keys.num_rows, bool)
+        columns[column] = pc.if_else(pa.array(present), keys[column], pa.scalar(None, pa.string()))
+    return columns

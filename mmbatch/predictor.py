@@ -1,0 +1,132 @@
+"""Predictor: everything a prediction needs besides stored features, loaded as one."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from mmbatch.fusion.head import ConcatenationHead, load_head
+from mmbatch.fusion.late import LateFusion, load_late_fusion
+from mmbatch.schema import Modality
+
+HEAD_MODEL = "fusion-head"
+"""Name of the head among the models whose scores the late fusion joins."""
+
+Features = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Encoder name -> vectors float16 `[N, width]` and presence bool `[N]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderPart:
+    """What the predictor must know of one encoder."""
+
+    id: str
+    """`name@fingerprint` of the features it reads."""
+    modality: Modality
+    width: int
+
+    @property
+    def name(self) -> str:
+        """The part before the `@`."""
+        return self.id.split("@")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """The models below the late fusion: each encoder's own classification layer, and the fusion head."""
+
+    encoders: tuple[EncoderPart, ...]
+    """By name."""
+    classifiers: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    """Encoder name -> weight float32 `[C, width]` and bias float32 `[C]`."""
+    head: ConcatenationHead | None
+    """None when there is one encoder only: nothing to join."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models, in the order of `scores`' second axis."""
+        names = tuple(part.name for part in self.encoders)
+        return names if self.head is None else (*names, HEAD_MODEL)
+
+    def scores(self, features: Features) -> np.ndarray:
+        """Class probabilities of every model, float32 `[N, M, C]`; NaN where a model has nothing to score.
+
+        The head scores every product that has at least one vector.
+        """
+        columns = [self._encoder_scores(part.name, *features[part.name]) for part in self.encoders]
+        if self.head is not None:
+            columns.append(self._head_scores(self.head, features))
+        return np.stack(columns, axis=1)
+
+    def _encoder_scores(self, name: str, vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
+        weight, bias = self.classifiers[name]
+        probabilities = _softmax(vectors.astype(np.float32) @ weight.T + bias)
+        probabilities[~present] = np.nan
+        return probabilities
+
+    def _head_scores(self, head: ConcatenationHead, features: Features) -> np.ndarray:
+        names = [part.name for part in self.encoders]
+        with torch.inference_mode():
+            logits = head(
+                {name: torch.from_numpy(features[name][0].astype(np.float32)) for name in names},
+                {name: torch.from_numpy(features[name][1]) for name in names},
+            ).numpy()
+        probabilities = _softmax(logits)
+        probabilities[~np.any([features[name][1] for name in names], axis=0)] = np.nan
+        return probabilities
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """Scorer, late fusion and labels: restores everything that a prediction was trained with."""
+
+    scorer: Scorer
+    late_fusion: LateFusion
+    categories: tuple[tuple[str, ...], ...]
+    """Category paths, root first, sorted; a class code is an index into it."""
+
+    def save(self, folder: Path) -> None:
+        """Write the predictor's files."""
+        classifiers = {
+            f"{name}.{part}": array
+            for name, pair in self.scorer.classifiers.items()
+            for part, array in zip(("weight", "bias"), pair, strict=True)
+        }
+        save_file(classifiers, folder / "classifiers.safetensors")
+        if self.scorer.head is not None:
+            self.scorer.head.save(folder)
+        self.late_fusion.save(folder)
+        content = {"encoders": [asdict(part) for part in self.scorer.encoders], "categories": self.categories}
+        (folder / "predictor.json").write_text(json.dumps(content, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a predictor that `save` wrote; its head is in `eval()` mode."""
+        content = json.loads((folder / "predictor.json").read_text())
+        encoders = tuple(EncoderPart(**part) for part in content["encoders"])
+        arrays = load_file(folder / "classifiers.safetensors")
+        classifiers = {part.name: (arrays[f"{part.name}.weight"], arrays[f"{part.name}.bias"]) for part in encoders}
+        head = load_head(folder) if (folder / "head.json").exists() else None
+        return cls(
+            scorer=Scorer(encoders=encoders, classifiers=classifiers, head=head),
+            late_fusion=load_late_fusion(folder),
+            categories=tuple(tuple(path) for path in content["categories"]),
+        )
+
+    def predict(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of every model, float32 `[N, M, C]`, and the joined probabilities, float32 `[N, C]`.
+
+        Every product must have at least one vector.
+        """
+        scores = self.scorer.scores(features)
+        return scores, self.late_fusion.predict(scores)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
