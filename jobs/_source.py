@@ -1,14 +1,18 @@
 """What the jobs that read raw files share: their flags, and the workspace and columns these mean."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
-from mmbatch.sources import Columns, estimate_rows
+import fsspec
 
 from jobs._cli import Job
 from mmbatch.errors import InputError
 from mmbatch.presets import Preset, preset_named
+from mmbatch.sources import Columns, count_rows, list_files, plan_units
 from mmbatch.workspace import Settings, Workspace, buckets_for
+
+BYTES_PER_ROW = 500
+"""Of a text file: title, a short description, a label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,26 @@ class SourceJob(Job):
     """Seed of splits and training; fixed with the workspace. Default 0."""
 
 
-def open_or_create(flags: SourceJob, files: Sequence[str]) -> tuple[Workspace, Preset]:
+class Source(NamedTuple):
+    """A source whose files, columns and headers have been checked."""
+
+    uri: str
+    columns: Columns
+    files: int
+    rows: int
+    """Exact for Parquet, else estimated from the files' size."""
+
+
+def check_source(flags: SourceJob, uri: str) -> Source:
+    """List the source's files and check their headers, before any workspace is made."""
+    existing = Workspace.open(flags.workspace).settings.preset if Workspace.exists(flags.workspace) else None
+    columns = columns_of(flags, preset_named(flags.preset or existing or "sample"))
+    files = list_files(uri)
+    rows = count_rows(plan_units(files, columns))
+    return Source(uri, columns, len(files), rows or max(1, sum(map(_size, files)) // BYTES_PER_ROW))
+
+
+def open_or_create(flags: SourceJob, source: Source) -> tuple[Workspace, Preset]:
     """The workspace that the flags name, made if it is not there, and its preset.
 
     `InputError` when it was made with other settings than the flags ask for.
@@ -47,7 +70,7 @@ def open_or_create(flags: SourceJob, files: Sequence[str]) -> tuple[Workspace, P
         preset=preset.name,
         level=_at_least(1, "--level", preset.level if flags.level is None else flags.level),
         seed=_at_least(0, "--seed", flags.seed or 0),
-        buckets=buckets_for(estimate_rows(files)),
+        buckets=buckets_for(source.rows),
     )
     return Workspace.create(flags.workspace, settings), preset
 
@@ -73,3 +96,8 @@ def _at_least(lowest: int, flag: str, value: int) -> int:
     if value < lowest:
         raise InputError(f"{flag} {value}: expected {lowest} or more")
     return value
+
+
+def _size(uri: str) -> int:
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return int(filesystem.size(path))

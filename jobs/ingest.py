@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mmbatch.sources import estimate_rows, list_files, plan_units
-
 from jobs._cli import plan, run_job
-from jobs._source import SourceJob, columns_of, open_or_create
+from jobs._source import SourceJob, check_source, open_or_create
 from mmbatch.errors import InputError
-from mmbatch.presets import preset_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +17,14 @@ def main(config: Ingest) -> dict[str, Any]:
     """Ingest one source."""
     if config.source is None:
         raise InputError("--source is missing: a file, folder or glob of CSV, TSV, Parquet or JSON Lines")
-    files = list_files(config.source)
-    columns = columns_of(config, preset_named(config.preset or "sample")) if config.columns else None
-    if columns:
-        plan_units(files, columns)  # a misspelt column must not leave an empty workspace behind
+    source = check_source(config, config.source)
     if config.dry_run:
-        return plan(config, files=len(files), rows_estimated=estimate_rows(files))
-    workspace, preset = open_or_create(config, files)
+        return plan(config, **source._asdict())
+    workspace, _ = open_or_create(config, source)
 
     from mmbatch.pipelines.ingest import ingest
 
-    return ingest(workspace, source=config.source, columns=columns or columns_of(config, preset))
+    return ingest(workspace, source=source.uri, columns=source.columns)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mmbatch.sources import estimate_rows, list_files, plan_units
-
 from jobs._cli import TrainingJob, plan, run_job
-from jobs._source import SourceJob, columns_of, open_or_create
+from jobs._source import SourceJob, check_source, open_or_create
 from mmbatch.errors import InputError
-from mmbatch.presets import Preset, preset_named
+from mmbatch.presets import Preset
 from mmbatch.progress import say
 from mmbatch.workspace import Workspace, normalise_uri
 
@@ -24,18 +22,14 @@ class Pipeline(SourceJob, TrainingJob):
 
 def main(config: Pipeline) -> dict[str, Any]:
     """Run every stage."""
-    source = config.source or _sample(config)
-    files = list_files(source)
-    columns = columns_of(config, preset_named(config.preset or "sample")) if config.columns else None
-    if columns:
-        plan_units(files, columns)  # a misspelt column must not leave an empty workspace behind
+    source = check_source(config, config.source or _sample(config))
     if config.dry_run:
-        return plan(config, source=source, files=len(files), rows_estimated=estimate_rows(files))
-    workspace, preset = open_or_create(config, files)
+        return plan(config, **source._asdict())
+    workspace, preset = open_or_create(config, source)
 
     from mmbatch.pipelines.ingest import ingest
 
-    stages = {"ingest": ingest(workspace, source=source, columns=columns or columns_of(config, preset))}
+    stages = {"ingest": ingest(workspace, source=source.uri, columns=source.columns)}
     return stages | run_stages(workspace, preset, weights=config.weights)
 
 
@@ -67,9 +61,15 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
 
     encoders = []
     for recipe in preset.encoders:
-        named = {"name": recipe.name, "modality": recipe.modality, "kind": recipe.kind}
-        training = asdict(recipe.training)
-        model = finetune(workspace, **named, arguments=recipe.arguments, training=training, weights=weights)
+        model = finetune(
+            workspace,
+            name=recipe.name,
+            modality=recipe.modality,
+            kind=recipe.kind,
+            arguments=recipe.arguments,
+            training=asdict(recipe.training),
+            weights=weights,
+        )
         encoders += [model] if model else []
         lap(f"fine-tune {recipe.name}")
     stages: dict[str, Any] = {"encoders": [model.id for model in encoders], "extract": extract(workspace, encoders)}

@@ -15,6 +15,7 @@ from typing import Literal
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from mmbatch.errors import InputError
 from mmbatch.sample_drawings import SAME_DRAWING, draw_picture
@@ -29,7 +30,16 @@ from mmbatch.sample_words import (
 )
 from mmbatch.workspace import normalise_uri
 
-__all__ = ["LEAF_SHARES", "SAME_DRAWING", "SAME_WORDS", "SAMPLE", "SHARES", "TAXONOMY", "sample_batches", "write_sample"]
+__all__ = [
+    "LEAF_SHARES",
+    "SAME_DRAWING",
+    "SAME_WORDS",
+    "SAMPLE",
+    "SHARES",
+    "TAXONOMY",
+    "sample_batches",
+    "write_sample",
+]
 
 SAMPLE = pa.schema(
     [
@@ -93,9 +103,8 @@ def sample_batches(*, rows: int, seed: int, start: int = 0, batch_rows: int = 10
     Streams: no more than one batch (about 2 kB a row) is held. `InputError` when an argument is out of range.
     """
     if rows < 0 or start < 0 or batch_rows < 1:
-        raise InputError(
-            f"sample catalog: rows {rows}, start {start}, batch_rows {batch_rows}: expected 0 or more, 0 or more, 1 or more"
-        )
+        found = f"rows {rows}, start {start}, batch_rows {batch_rows}"
+        raise InputError(f"sample catalog: {found}: expected rows and start from 0, batch_rows from 1")
     return (
         _batch(seed, first, min(first + batch_rows, start + rows)) for first in range(start, start + rows, batch_rows)
     )
@@ -116,28 +125,32 @@ def write_sample(folder_uri: str, *, rows: int, seed: int, rows_per_file: int = 
     if rows < 1 or rows_per_file < 1:
         raise InputError(f"sample catalog: rows {rows}, rows_per_file {rows_per_file}: expected 1 or more of each")
     folder = normalise_uri(folder_uri)
-    uris = []
-    for first in range(0, rows, rows_per_file):
-        end = min(first + rows_per_file, rows)
-        uris.append(f"{folder}/sample-seed{seed}-{first:09d}-{end:09d}.parquet")
-        _write_file(uris[-1], seed, first, end)
-    return uris
+    filesystem, root = fsspec.core.url_to_fs(folder)
+    names = []
+    try:
+        if isinstance(filesystem, LocalFileSystem):  # elsewhere folders are no more than names, or a bucket's
+            filesystem.makedirs(root, exist_ok=True)
+        for first in range(0, rows, rows_per_file):
+            end = min(first + rows_per_file, rows)
+            names.append(f"sample-seed{seed}-{first:09d}-{end:09d}.parquet")
+            if not filesystem.exists(f"{root}/{names[-1]}"):
+                batches = sample_batches(rows=end - first, seed=seed, start=first)
+                _write_file(filesystem, root, names[-1], batches)
+    except OSError as error:
+        raise InputError(f"sample catalog: cannot write to {folder}: {error}") from error
+    return [f"{folder}/{name}" for name in names]
 
 
-def _write_file(uri: str, seed: int, first: int, end: int) -> None:
-    """Draw rows `first` to `end` into a hidden file beside `uri`, then give it its name."""
-    filesystem, path = fsspec.core.url_to_fs(uri, auto_mkdir=True) if "://" not in uri else fsspec.core.url_to_fs(uri)
-    if filesystem.exists(path):
-        return
-    folder, _, name = path.rpartition("/")
+def _write_file(
+    filesystem: fsspec.AbstractFileSystem, folder: str, name: str, batches: Iterator[pa.RecordBatch]
+) -> None:
+    """Write a hidden file, then give it its name: one step on a local disk, a copy in an object store."""
     part = f"{folder}/.{name}.{uuid.uuid4().hex}.part"
     try:
         with filesystem.open(part, "wb") as file, pq.ParquetWriter(file, SAMPLE) as writer:
-            for batch in sample_batches(rows=end - first, seed=seed, start=first):
+            for batch in batches:
                 writer.write_batch(batch)
-        filesystem.mv(part, path)
-    except OSError as error:
-        raise InputError(f"sample catalog: cannot write {uri}: {error}") from error
+        filesystem.mv(part, f"{folder}/{name}")
     finally:
         if filesystem.exists(part):
             filesystem.rm(part)

@@ -31,7 +31,11 @@ def shade(colour: Colour, factor: float) -> Colour:
     if factor <= 1:
         return (int(colour[0] * factor), int(colour[1] * factor), int(colour[2] * factor))
     rest = 2 - factor
-    return (255 - int((255 - colour[0]) * rest), 255 - int((255 - colour[1]) * rest), 255 - int((255 - colour[2]) * rest))
+    return (
+        255 - int((255 - colour[0]) * rest),
+        255 - int((255 - colour[1]) * rest),
+        255 - int((255 - colour[2]) * rest),
+    )
 
 
 class Canvas:
@@ -77,12 +81,10 @@ class Canvas:
 
     def shadow(self, left: float, right: float) -> None:
         """A soft shadow on the ground from `left` to `right`; drawn before the product."""
-        for margin, alpha in ((4, 0.94), (1, 0.88), (-3, 0.82)):
-            x, y = self._place((left + right) / 2, GROUND + 3)
-            under = self._image.getpixel((min(max(int(x), 0), SIDE * _SCALE - 1), min(int(y), SIDE * _SCALE - 1)))
-            assert isinstance(under, tuple)
-            tone = shade((int(under[0]), int(under[1]), int(under[2])), alpha)
-            self.disc((left - margin, GROUND - 2 - margin / 2, right + margin, GROUND + 3 + margin / 2), tone)
+        blending = ImageDraw.Draw(self._image, "RGBA")
+        for margin in (4, 1, -3):
+            box = (left - margin, GROUND - 2 - margin / 2, right + margin, GROUND + 3 + margin / 2)
+            blending.ellipse(self._place_box(box), (0, 0, 0, 18))
 
     def jpeg(self, rng: Random) -> bytes:
         """The finished picture as a JPEG file; at times a shop's sticker covers a corner."""
@@ -115,7 +117,9 @@ def _backdrop(rng: Random) -> Image.Image:
     """Studio paper (about half), a pastel gradient, or a room with wall, floor and things standing about."""
     kind, size = rng.random(), (SIDE * _SCALE, SIDE * _SCALE)
     tone = rng.choice(_STUDIO if kind < 0.5 else _PASTEL)
-    paper = Image.composite(Image.new("RGB", size, shade(tone, 0.93)), Image.new("RGB", size, shade(tone, 1.5)), _ramp())
+    paper = Image.composite(
+        Image.new("RGB", size, shade(tone, 0.93)), Image.new("RGB", size, shade(tone, 1.5)), _ramp()
+    )
     if kind > 0.75:
         _furnish(ImageDraw.Draw(paper), rng)
     return paper

@@ -123,7 +123,9 @@ def _sneaker(canvas: Canvas, colour: Colour, rng: Random) -> None:
     for x in (34, 42)[: rng.randrange(3)]:
         canvas.line(((x, 77), (x + 9, 62)), accent, width=3)
     for step in range(4):
-        canvas.line(((40 + 6 * step, collar + 3 + 3 * step), (46 + 6 * step, collar + 1 + 3.6 * step)), _PAPER, width=1.6)
+        canvas.line(
+            ((40 + 6 * step, collar + 3 + 3 * step), (46 + 6 * step, collar + 1 + 3.6 * step)), _PAPER, width=1.6
+        )
     canvas.box((12, 76, 89, GROUND), sole, radius=3)
     canvas.line(((13, 81), (88, 81)), shade(sole, 0.8), width=1)
 
@@ -153,7 +155,9 @@ def _sandal(canvas: Canvas, colour: Colour, rng: Random) -> None:
     if rng.random() < 0.6:
         canvas.shape(((46, 78), (50, 65), (59, 66), (60, 79)), shade(colour, 0.85))
     canvas.shape(((62, 79), (66, 67), (78, 69), (84, 79)), colour)
-    canvas.shape(((10, 75 - heel), (34, 76 - heel), (58, 78), (90, 78), (89, GROUND), (54, GROUND), (34, 81), (11, 80)), sole)
+    canvas.shape(
+        ((10, 75 - heel), (34, 76 - heel), (58, 78), (90, 78), (89, GROUND), (54, GROUND), (34, 81), (11, 80)), sole
+    )
     if heel:
         canvas.shape(((11, 78 - heel), (27, 78 - heel), (22, GROUND), (14, GROUND)), shade(sole, 0.8))
 
@@ -241,10 +245,15 @@ def _kettle(canvas: Canvas, colour: Colour, rng: Random) -> None:
     body = rng.choice((_METAL, colour, colour))
     canvas.shadow(left, right)
     canvas.arch((left + 6, top - 24, right - 6, top + 20), _DARK, width=4)
-    canvas.shape(((right - 8, top + 16), (right + 15, top - 3), (right + 19, top + 1), (right - 2, top + 27)), shade(body, 0.8))
+    canvas.shape(
+        ((right - 8, top + 16), (right + 15, top - 3), (right + 19, top + 1), (right - 2, top + 27)), shade(body, 0.8)
+    )
     canvas.shape(((left + 10, top), (right - 10, top), (right, GROUND - 3), (left, GROUND - 3)), body)
     canvas.box((left, GROUND - 8, right, GROUND), shade(body, 0.75), radius=3)
-    canvas.shape(((left + 13, top + 4), (left + 18, top + 4), (left + 12, GROUND - 10), (left + 6, GROUND - 10)), shade(body, 1.4))
+    canvas.shape(
+        ((left + 13, top + 4), (left + 18, top + 4), (left + 12, GROUND - 10), (left + 6, GROUND - 10)),
+        shade(body, 1.4),
+    )
     canvas.disc((left + 9, top - 4, right - 9, top + 4), shade(body, 1.2))
     canvas.disc((47, top - 9, 53, top - 3), _DARK)
 
@@ -268,7 +277,9 @@ def _screen(canvas: Canvas, colour: Colour, rng: Random, *, half: float, tall: f
     left, right, top, bottom = 50 - half + bezel, 50 + half - bezel, 50 - tall + bezel, 50 + tall - bezel
     glass = rng.choice(((70, 120, 190), (150, 90, 170), (60, 150, 140), (230, 150, 110), (40, 44, 60)))
     canvas.box((left, top, right, bottom), glass, radius=1.5)
-    canvas.shape(((left, bottom), (left, bottom - tall * 0.6), (right, bottom - tall * 0.2), (right, bottom)), shade(glass, 1.3))
+    canvas.shape(
+        ((left, bottom), (left, bottom - tall * 0.6), (right, bottom - tall * 0.2), (right, bottom)), shade(glass, 1.3)
+    )
     columns, size = rng.choice((3, 4)), 3.4
     for row in range(rng.randrange(1, 4)):
         for column in range(columns):

@@ -53,11 +53,11 @@ COLOURS: tuple[tuple[str, str, tuple[int, int, int]], ...] = (
 BRANDS: Mapping[str, tuple[str, ...]] = {
     "Beauty": ("Océa Pure", "Lunelle", "Bergamia", "Herbalys", "Dolcéa"),
     "Books": ("Éditions du Phare", "Blue Lantern Press", "Quai Vert", "Northgate Books", "Plume & Cie"),
-    "Clothing": ("Maison Verdane", "Kestrel & Co", "Lindor Mode", "Ostara", "Bramwell"),
+    "Clothing": ("Maison Verdane", "Kestrel & Co", "Mode Solène", "Ostriva", "Bramworth"),
     "Electronics": ("Zentrik", "Novatek Labs", "Ulmo", "Pixarion", "Helixo"),
     "Furniture": ("Nordhem", "Atelier Brume", "Casaluma", "Oak & Hollow", "Vialdi"),
-    "Kitchen": ("Marmitou", "Copperline", "Bonnefoy", "Tavola Mia", "Kessel"),
-    "Shoes": ("Rivolta", "Stride Union", "Marchand", "Alpenrock", "Kori"),
+    "Kitchen": ("Marmitou", "Copperline", "Bonnefoy", "Tavola Mia", "Kesselo"),
+    "Shoes": ("Rivolta", "Stride Union", "Marchelle", "Alpenrock", "Kori"),
 }
 
 _PLACES = ("Oslo", "Verona", "Lisbon", "Bergen", "Malmö", "Siena", "Dover", "Arles", "Porto", "Kyoto", "Cadix", "Riga")
@@ -66,10 +66,14 @@ _BEAUTY: Words = {
     "fr": ("Aloe & Coton", "Amande douce", "Thé vert", "Figue & Cèdre", "Minéraux marins", "Lait de miel", "Menthe"),
 }
 _BOOKS: Words = {
-    "en": ("The Silent River", "A Taste of Summer", "Nine Winters", "The Old Mill", "Salt and Smoke", "Far Harbour")
-    + ("The Glass Orchard", "Children of the Fog", "Sunday Table", "The Last Ferry", "Moon over Siena"),
-    "fr": ("La Rivière muette", "Un goût d'été", "Neuf hivers", "Le Vieux Moulin", "Sel et fumée", "Port lointain")
-    + ("Le Verger de verre", "Les Enfants du brouillard", "La Table du dimanche", "Le Dernier Bac"),
+    "en": (
+        *("The Silent River", "A Taste of Summer", "Nine Winters", "The Old Mill", "Salt and Smoke", "Far Harbour"),
+        *("The Glass Orchard", "Children of the Fog", "Sunday Table", "The Last Ferry", "Moon over Siena"),
+    ),
+    "fr": (
+        *("La Rivière muette", "Un goût d'été", "Neuf hivers", "Le Vieux Moulin", "Sel et fumée"),
+        *("Port lointain", "Le Verger de verre", "Les Enfants du brouillard", "La Table du dimanche", "Le Dernier Bac"),
+    ),
 }
 COLLECTIONS: Mapping[str, Words] = {
     department: {"Beauty": _BEAUTY, "Books": _BOOKS}.get(department, {"en": _PLACES, "fr": _PLACES})
@@ -88,16 +92,28 @@ SPECS: Mapping[str, Words] = {
 }
 
 _TITLES: Words = {
-    "en": ("{brand} {collection} {noun}, {colour}, {spec}, {code}", "{noun} {collection} by {brand} - {colour} {code}")
-    + ("{brand} {code} {noun} {collection} {spec} {colour}",),
-    "fr": ("{noun} {brand} {collection}, coloris {colour}, {spec}, {code}", "{brand} - {noun} {collection} {code}")
-    + ("{noun} {collection} {spec} {colour} {brand} {code}",),
+    "en": (
+        "{brand} {collection} {noun}, {colour}, {spec}, {code}",
+        "{noun} {collection} by {brand} - {colour} {code}",
+        "{brand} {code} {noun} {collection} {spec} {colour}",
+    ),
+    "fr": (
+        "{noun} {brand} {collection}, coloris {colour}, {spec}, {code}",
+        "{brand} - {noun} {collection} {code}",
+        "{noun} {collection} {spec} {colour} {brand} {code}",
+    ),
 }
 _UNCOLOURED: Words = {
-    "en": ("{brand} {noun} {collection}, {spec}, {code}", "{collection} - {noun}, {brand} {code}")
-    + ("{collection} {noun} {spec} {code}",),
-    "fr": ("{noun} {brand} {collection}, {spec}, {code}", "{collection} - {noun}, {brand} {code}")
-    + ("{collection}, {noun} {spec} ({code})",),
+    "en": (
+        "{brand} {noun} {collection}, {spec}, {code}",
+        "{collection} - {noun}, {brand} {code}",
+        "{collection} {noun} {spec} {code}",
+    ),
+    "fr": (
+        "{noun} {brand} {collection}, {spec}, {code}",
+        "{collection} - {noun}, {brand} {code}",
+        "{collection}, {noun} {spec} ({code})",
+    ),
 }
 
 _SEATING: Words = {"en": ("seating", "lounge seating", "seat"), "fr": ("assise", "assise de salon", "siège")}
@@ -106,7 +122,10 @@ NOUNS: Mapping[str, Words] = {
     "Armchairs": _SEATING,
     "Benches": _SEATING,
     "Boots": _FOOTWEAR,
-    "Comics": {"en": ("comic book", "graphic novel", "comic vol. 3"), "fr": ("bande dessinée", "BD tome 3", "album BD")},
+    "Comics": {
+        "en": ("comic book", "graphic novel", "comic vol. 3"),
+        "fr": ("bande dessinée", "BD tome 3", "album BD"),
+    },
     "Conditioners": {"en": ("conditioner", "hair conditioner"), "fr": ("après-shampoing", "soin démêlant")},
     "Cookbooks": {"en": ("cookbook", "recipe book"), "fr": ("livre de cuisine", "livre de recettes")},
     "Dresses": {"en": ("dress", "summer dress", "tunic"), "fr": ("robe", "robe d'été", "tunique")},
@@ -200,7 +219,10 @@ DETAILS: Mapping[str, Words] = {
     },
     "Shampoos": {
         "en": ("Cleanses the scalp gently and foams well", "For clean and light hair from the first wash"),
-        "fr": ("Nettoie le cuir chevelu en douceur, mousse bien", "Des cheveux propres et légers dès le premier lavage"),
+        "fr": (
+            "Nettoie le cuir chevelu en douceur, mousse bien",
+            "Des cheveux propres et légers dès le premier lavage",
+        ),
     },
     "Shower gels": {
         "en": ("Cleanses and hydrates the skin under the shower", "Neutral pH for the whole body"),

@@ -29,8 +29,8 @@ _CONTENT_TAGS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created") 
 def list_files(source: str) -> list[str]:
     """Catalog files of a source: one file, a folder (with what lies below it) or a glob; sorted URIs.
 
-    In a folder, names that start with `.` or `_` are skipped: Spark and Hadoop keep files of their own under them. Raises `InputError` when
-    nothing is there, nothing there is of a known format, or a file has zero bytes.
+    In a folder, names that start with `.` or `_` are skipped: Spark and Hadoop keep files of their own under them.
+    Raises `InputError` when nothing is there, nothing there is of a known format, or a file has zero bytes.
     """
     filesystem, path = _filesystem(source)
     with reading(source):
@@ -69,11 +69,15 @@ def each_file(function: Callable[[str], Result], files: Sequence[str]) -> list[R
 
 
 @contextmanager
-def open_source(uri: str) -> Iterator[IO[bytes]]:
-    """A file's decompressed bytes; errors of the file, here or while it is read, become `InputError`."""
+def open_source(uri: str, *, cache: str = "readahead") -> Iterator[IO[bytes]]:
+    """A file's decompressed bytes; errors of the file, here or while it is read, become `InputError`.
+
+    `cache` is fsspec's cache of a remote file: `readahead` for one pass from start to end, `none` for a reader that
+    jumps and buffers for itself.
+    """
     filesystem, path = _filesystem(uri)
     compression = "gzip" if uri.lower().endswith(".gz") else None
-    with reading(uri), filesystem.open(path, "rb", compression=compression) as file:
+    with reading(uri), filesystem.open(path, "rb", compression=compression, cache_type=cache) as file:
         yield cast("IO[bytes]", file)
 
 

@@ -139,7 +139,8 @@ class Table:
 
         A commit of the same `app_id` whose `version` is not newer has landed before and is not repeated.
         """
-        return self._commit([*map(_add_action, added)], app_id=app_id, version=version, retries=None)
+        actions: list[AddAction | RemoveAction] = [*map(_add_action, added)]
+        return self._commit(actions, app_id=app_id, version=version, retries=None)
 
     def replace(
         self, added: Iterable[FileEntry], removed: Iterable[FileEntry], *, app_id: str, read_version: int
@@ -149,7 +150,7 @@ class Table:
         `LostRaceError` when the table is no longer at `read_version`, which `removed` and `added` were derived from.
         """
         found = self.version()
-        actions = [*map(_add_action, added), *map(_remove_action, removed)]
+        actions: list[AddAction | RemoveAction] = [*map(_add_action, added), *map(_remove_action, removed)]
         if actions and found != read_version:
             raise LostRaceError(f"{self.uri}: another run has written version {found}, this one read {read_version}")
         return self._commit(actions, app_id=app_id, version=0, retries=0)

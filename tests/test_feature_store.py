@@ -15,7 +15,11 @@ def store(tmp_path) -> FeatureStore:
 
 def keys(rows: list[tuple[str, str | None, int]]) -> pa.Table:
     ids, hashes, buckets = zip(*rows, strict=True)
-    columns = {"product_id": ids, "text_hash": pa.array(hashes, pa.string()), "image_hash": pa.nulls(len(ids), pa.string())}
+    columns = {
+        "product_id": ids,
+        "text_hash": pa.array(hashes, pa.string()),
+        "image_hash": pa.nulls(len(ids), pa.string()),
+    }
     return pa.table(columns | {"bucket": pa.array(buckets, pa.int32())})
 
 

@@ -57,8 +57,8 @@ def test_imports_point_down(module: Path) -> None:
 
 
 def test_a_noun_that_imports_ray_is_found() -> None:
-    assert violations("mmbatch/catalog.py", "import ray\n") == ["mmbatch/catalog.py imports ray"]
-    assert violations("mmbatch/catalog.py", "def f():\n    from ray import data\n") == ["mmbatch/catalog.py imports ray"]
+    for line in ("import ray\n", "import ray.data\n", "def f():\n    from ray import data\n"):
+        assert violations("mmbatch/catalog.py", line) == ["mmbatch/catalog.py imports ray"]
     assert violations("mmbatch/schema.py", "from mmbatch.tables import Table\n") != []
     assert violations("mmbatch/tables.py", "from mmbatch.pipelines.train import train_head\n") != []
 

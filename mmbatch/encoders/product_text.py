@@ -11,9 +11,8 @@ NO_TEXT = "no_text"
 
 def product_texts(batch: pa.Table) -> pa.ChunkedArray:
     """Title and description joined by ". ", or the one that is there; null where both are null or blank."""
-    parts = [_blank_to_null(batch[name]) for name in TEXT_COLUMNS]
-    joined = pc.binary_join_element_wise(*parts, ". ", null_handling="skip")
-    return _blank_to_null(joined)
+    title, description = (_blank_to_null(batch[name]) for name in TEXT_COLUMNS)
+    return pc.coalesce(pc.binary_join_element_wise(title, description, ". "), title, description)
 
 
 def without_text(good: np.ndarray, rows: int) -> list[tuple[int, str, str]]:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self, final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
@@ -30,7 +29,6 @@ CODE_VERSION = 1
 """Raised whenever this module turns the same rows and weights into other vectors."""
 
 _PAD_MULTIPLE = 8  # tensor cores want dimensions that are multiples of 8 (NVIDIA, mixed-precision training guide)
-_CHARACTERS_PER_TOKEN = 4
 _NOT_OUTPUT = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
 
 
@@ -101,9 +99,16 @@ class TransformersText(Encoder):
 
     @override
     def lengths(self, batch: pa.Table) -> np.ndarray:
-        """Tokens of each text, estimated from its characters."""
-        characters = pc.fill_null(pc.utf8_length(product_texts(batch)), 0).to_numpy()
-        return np.asarray(np.minimum(characters // _CHARACTERS_PER_TOKEN + 2, self.max_length), np.int64)
+        """Tokens of each text, 0 for none, by tokenising it.
+
+        That costs little beside encoding, and an estimate from the characters is poor: in batches of 32 sorted by it,
+        10 to 28 % more padded tokens than sorted by the true number (English and French product texts).
+        """
+        prepared = self.prepare(batch)
+        tokens = np.zeros(len(batch), np.int64)
+        if prepared.inputs:
+            tokens[prepared.good] = prepared.inputs["attention_mask"].sum(axis=1)
+        return tokens
 
     @override
     def forward(self, *, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -80,6 +80,12 @@ def _own_error(error: BaseException | None) -> MmbatchError | None:
     return None
 
 
+def processors() -> tuple[int, int]:
+    """Logical CPUs and GPUs of the cluster."""
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(found["CPU"]), int(found.get("GPU", 0))
+
+
 def remove_folder(uri: str) -> None:
     """Remove a run's temporary folder, if it is there."""
     filesystem, path = fsspec.core.url_to_fs(uri)

@@ -4,14 +4,14 @@ What the driver holds per labelled product is a class code per model; content is
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from mmbatch.reports.evaluation import Evaluation, Example, ScoreRow, table_text, write_report
 
 from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
@@ -21,8 +21,9 @@ from mmbatch.predictions import Predictions
 from mmbatch.predictor import HEAD_MODEL
 from mmbatch.progress import say
 from mmbatch.quarantine import quarantine_table
-from mmbatch.runs import Run
-from mmbatch.schema import PATH_SEPARATOR, SPLITS
+from mmbatch.reports.evaluation import SINGLE, Evaluation, Example, Role, ScoreRow, table_text, write_report
+from mmbatch.runs import Run, last_run
+from mmbatch.schema import SPLITS, Split
 from mmbatch.workspace import Workspace
 
 PUBLISHED = "late fusion"
@@ -38,19 +39,25 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
     Returns:
         Ledger entry with the table's rows and the report's URI.
     """
+    settings = {"predictor": predictor.id}
+    version = Predictions(workspace=workspace).table.version()
+    previous = last_run(workspace, "evaluate")
+    if previous and previous["settings"] == settings and previous["versions"] == {"predictions": version}:
+        say(f"evaluate   found the report of these predictions\n\n{previous['counts']['text']}")
+        return {"run_id": previous["run_id"], "job": "evaluate", "seconds": 0.0, "counts": previous["counts"]}
     catalog = Catalog(workspace=workspace)
-    run = Run(workspace=workspace, job="evaluate", settings={"predictor": predictor.id})
+    run = Run(workspace=workspace, job="evaluate", settings=settings)
     models = tuple(predictor.card["models"])
     rows = _scored(catalog, models)
     if not (rows["split"] == "test").any():
         raise InputError(f"--workspace {workspace.uri}: no published prediction of a labelled test product to score")
-    known = {PATH_SEPARATOR.join(path) for path in _categories(workspace, predictor)}
+    known = set(open_model(workspace, kind="encoder", model_id=predictor.card["encoders"][0]).card["categories"])
     classes = tuple(sorted(known | set(rows["gold"])))
     codes = {name: _codes(rows[name], classes) for name in ("gold", PUBLISHED, *models)}
     test = (rows["split"] == "test").to_numpy()
     roles = _roles(workspace, predictor)
     table = tuple(
-        ScoreRow(name, roles[name], split, *_f1(codes, name, (rows["split"] == split).to_numpy()))
+        _score(codes, name, roles[name], split, (rows["split"] == split).to_numpy())
         for name in (*models, PUBLISHED)
         for split in SPLITS
         if (rows["split"] == split).any()
@@ -63,8 +70,7 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
         table=table,
         confusion=confusion(codes["gold"][test], codes[PUBLISHED][test], classes=len(classes)),
         per_class={
-            name: per_class(codes["gold"][test], codes[name][test], classes=len(classes))
-            for name in _compared(table, roles)
+            name: per_class(codes["gold"][test], codes[name][test], classes=len(classes)) for name in _compared(table)
         },
         counts=_counts(catalog, rows),
         late_fusion=predictor.card["late_fusion"],
@@ -72,13 +78,13 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
         timings=timings or {},
     )
     uri = write_report(workspace.path("reports", run.run_id), evaluation)
-    say(table_text(evaluation))
-    counts = {"table": [row._asdict() for row in table], "report": uri}
-    return run.finish(counts, {"predictions": Predictions(workspace=workspace).table.version()})
+    say(f"\n{table_text(evaluation)}")
+    counts = {"table": [asdict(row) for row in table], "text": table_text(evaluation), "report": uri}
+    return run.finish(counts, {"predictions": version})
 
 
 def _scored(catalog: Catalog, models: Sequence[str]) -> pd.DataFrame:
-    """One row per labelled product: id, bucket, split, gold category, and the category each model says (None: nothing)."""
+    """One row per labelled product: id, bucket, split, gold category, and what each model says (None: nothing)."""
     predictions = Predictions(workspace=catalog.workspace)
     parts = []
     for bucket in range(catalog.workspace.settings.buckets):
@@ -99,37 +105,28 @@ def _scored(catalog: Catalog, models: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def _categories(workspace: Workspace, predictor: Model) -> list[list[str]]:
-    encoder = open_model(workspace, kind="encoder", model_id=predictor.card["encoders"][0])
-    return [category.split(PATH_SEPARATOR) for category in encoder.card["categories"]]
-
-
 def _codes(categories: pd.Series, classes: Sequence[str]) -> np.ndarray:
-    return np.asarray(pd.Categorical(categories, categories=classes).codes, dtype=np.int64)
+    return np.asarray(pd.Index(classes).get_indexer(pd.Index(categories)), dtype=np.int64)
 
 
-def _f1(codes: dict[str, np.ndarray], name: str, chosen: np.ndarray) -> tuple[int, float, float, float]:
-    scores = f1_scores(codes["gold"][chosen], codes[name][chosen])
-    return scores.rows, scores.macro, scores.micro, scores.weighted
+def _score(codes: Mapping[str, np.ndarray], model: str, role: Role, split: Split, chosen: np.ndarray) -> ScoreRow:
+    scores = f1_scores(codes["gold"][chosen], codes[model][chosen])
+    return ScoreRow(model=model, role=role, split=split, **scores._asdict())
 
 
-def _roles(workspace: Workspace, predictor: Model) -> dict[str, str]:
+def _roles(workspace: Workspace, predictor: Model) -> dict[str, Role]:
     encoders = [open_model(workspace, kind="encoder", model_id=model_id) for model_id in predictor.card["encoders"]]
-    roles = {model.name: f"{model.card['modality']} encoder" for model in encoders}
-    return roles | {HEAD_MODEL: "fusion head", PUBLISHED: "late fusion"}
+    single = {modality: role for role, modality in SINGLE.items()}
+    roles = {model.name: single[model.card["modality"]] for model in encoders}
+    return {**roles, HEAD_MODEL: "fusion head", PUBLISHED: "late fusion"}
 
 
-def _compared(table: Sequence[ScoreRow], roles: dict[str, str]) -> list[str]:
+def _compared(table: Sequence[ScoreRow]) -> list[str]:
     """The best single model of each modality on the fusion rows, and the published predictions."""
-    best: dict[str, ScoreRow] = {}
+    best: dict[Role, ScoreRow] = {}
     for row in table:
-        role = roles[row.model]
-        if (
-            row.split == "fusion"
-            and role.endswith("encoder")
-            and row.macro > (best[role].macro if role in best else -1)
-        ):
-            best[role] = row
+        if row.split == "fusion" and row.role in SINGLE and (row.role not in best or row.macro > best[row.role].macro):
+            best[row.role] = row
     return [*(best[role].model for role in sorted(best)), PUBLISHED]
 
 
@@ -152,7 +149,8 @@ def _examples(catalog: Catalog, test: pd.DataFrame, models: Sequence[str]) -> tu
     disputed = pd.concat([test[name].notna() & (test[name] != test["gold"]) for name in models], axis=1).any(axis=1)
     ordered = test.sort_values("confidence", ascending=False)
     chosen = pd.concat([ordered[~right].head(EXAMPLES), ordered[right & disputed].head(EXAMPLES)])
-    return tuple(_example(catalog, row, models) for row in chosen.to_dict("records"))
+    chosen = chosen.astype(object).where(chosen.notna(), None)
+    return tuple(_example(catalog, row, models) for row in chosen.to_dict("records"))  # type: ignore[arg-type]
 
 
 def _example(catalog: Catalog, row: dict[str, Any], models: Sequence[str]) -> Example:
@@ -163,7 +161,7 @@ def _example(catalog: Catalog, row: dict[str, Any], models: Sequence[str]) -> Ex
         image = catalog.content("image", row["bucket"], pa.array([row["image_hash"]]))["image"][0].as_py()
     return Example(
         product_id=row["product_id"],
-        title=title or "",
+        title=title,
         image=image,
         gold=row["gold"],
         predicted=row[PUBLISHED] or "",

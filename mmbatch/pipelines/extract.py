@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 import ray.data
 import torch
 from safetensors.numpy import load as load_arrays
@@ -24,7 +23,7 @@ from mmbatch.catalog import Catalog
 from mmbatch.encoders import Encoder, encode, load_encoder
 from mmbatch.feature_store import FeatureStore
 from mmbatch.models import Model, fetch_model
-from mmbatch.pipelines.cluster import rows_of, start_ray, stream
+from mmbatch.pipelines.cluster import processors, rows_of, start_ray, stream
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import entries_for, quarantine_table, write_new
 from mmbatch.runs import Run, tie_out
@@ -94,7 +93,8 @@ def _units(encoder: str, compute: pa.Table) -> Iterator[dict[str, Any]]:
     ordered = compute.sort_by([("bucket", "ascending"), ("chunk", "ascending"), ("content_hash", "ascending")])
     place = ordered["bucket"].to_numpy().astype(np.int64) << 32 | ordered["chunk"].to_numpy()
     starts = np.flatnonzero(np.diff(place, prepend=-1))
-    for start, end in zip(starts, [*starts[1:], ordered.num_rows], strict=True):
+    ends = [*starts[1:], ordered.num_rows][: len(starts)]
+    for start, end in zip(starts, ends, strict=True):
         part = ordered.slice(start, end - start)
         yield {
             "encoder": encoder,
@@ -114,7 +114,7 @@ def _compute(
 ) -> Counter[str]:
     """Encode every unit; returns the contents per encoder that could not be prepared, which are in quarantine."""
     local = {model.id: model for model in models}
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    cpus, gpus = processors()
     say(f"extract    {contents:,} contents for {len(stores)} encoder(s) on {f'{gpus} GPU(s)' if gpus else 'CPU'}")
     dataset = (
         ray.data.from_items(units, override_num_blocks=len(units))
@@ -124,7 +124,7 @@ def _compute(
             fn_constructor_kwargs={"models": local, "stores": dict(stores)},
             batch_size=1,
             batch_format="pyarrow",
-            concurrency=gpus or max(1, int(ray.cluster_resources()["CPU"]) // 2),
+            concurrency=gpus or max(1, cpus // 2),
             num_cpus=1,
             num_gpus=1 if gpus else 0,
         )

@@ -28,11 +28,11 @@ from mmbatch.encoders import Encoder, build_encoder, load_encoder, to_tensors
 from mmbatch.errors import InputError
 from mmbatch.metrics import f1_scores
 from mmbatch.models import Model, digest_of, find_model, publish_model
-from mmbatch.pipelines.cluster import remove_folder, start_ray
-from mmbatch.pipelines.rows import Labels, training_labels
+from mmbatch.pipelines.cluster import processors, remove_folder, start_ray
+from mmbatch.pipelines.rows import Labels, by_bucket, training_labels
 from mmbatch.progress import say
 from mmbatch.runs import Run
-from mmbatch.schema import Modality, Split
+from mmbatch.schema import Modality
 from mmbatch.workspace import Workspace
 
 CLASSIFIER = "classifier.safetensors"
@@ -100,7 +100,7 @@ class _Best:
 
 def _fit(config: dict[str, Any], run: Run, workers: int | None) -> _Best:
     start_ray()
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    _, gpus = processors()
     workers = workers or max(1, gpus)
     threads = max(1, torch.get_num_threads() // workers)
     device = "a GPU each" if gpus else f"{threads} CPU thread(s) each"
@@ -119,7 +119,8 @@ def _fit(config: dict[str, Any], run: Run, workers: int | None) -> _Best:
         ),
     )
     result = trainer.fit()
-    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: (pair[1]["macro_f1"], -pair[1]["epoch"]))
+    best = result.best_checkpoints or []
+    checkpoint, metrics = max(best, key=lambda pair: (pair[1]["macro_f1"], -pair[1]["epoch"]))
     return _Best(checkpoint, metrics)
 
 
@@ -178,21 +179,17 @@ class _Data:
         self.encoder, self.modality = encoder, config["modality"]
         self.device = ray.train.torch.get_device()
         rows = training_labels(self.catalog).with_modality(self.modality)
-        self.splits: dict[Split, list[tuple[int, pd.DataFrame]]] = {
-            "train": list(rows[rows["split"] == "train"].groupby("bucket")),
-            "fusion": list(rows[rows["split"] == "fusion"].groupby("bucket")),
-        }
+        self.train, self.fusion = by_bucket(rows, "train"), by_bucket(rows, "fusion")
 
     def steps(self, batch: int) -> int:
         """Optimiser steps of one epoch."""
-        return sum(math.ceil(math.ceil(len(rows) / self.world) / batch) for _, rows in self.splits["train"])
+        return sum(math.ceil(math.ceil(len(rows) / self.world) / batch) for _, rows in self.train)
 
     def train_batches(self, batch: int, epoch: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Shuffled batches of this rank; a bucket's rows wrap around so that no rank has fewer steps."""
         rng = np.random.default_rng([self.seed, epoch, self.rank])
-        buckets = self.splits["train"]
-        for index in np.random.default_rng([self.seed, epoch]).permutation(len(buckets)):
-            bucket, rows = buckets[index]
+        for index in np.random.default_rng([self.seed, epoch]).permutation(len(self.train)):
+            bucket, rows = self.train[index]
             share = math.ceil(len(rows) / self.world)
             mine = rows.iloc[(np.arange(share) * self.world + self.rank) % len(rows)]
             content = self._content(bucket, mine)
@@ -201,7 +198,7 @@ class _Data:
 
     def fusion_batches(self, batch: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Every fusion row of this rank, once."""
-        for bucket, rows in self.splits["fusion"]:
+        for bucket, rows in self.fusion:
             mine = rows.iloc[self.rank :: self.world]
             content = self._content(bucket, mine)
             for start in range(0, len(mine), batch):
@@ -236,8 +233,8 @@ def _train_loop(config: dict[str, Any]) -> None:
     seed = config["workspace"].settings.seed
     torch.manual_seed(seed)
     encoder = build_encoder(config["kind"], weights=config["weights"], seed=seed, **config["arguments"])
-    model = ray.train.torch.prepare_model(Classifier(encoder, len(config["categories"]), training["dropout"]))
-    module: Classifier = getattr(model, "module", model)
+    module = Classifier(encoder, len(config["categories"]), training["dropout"])
+    model = ray.train.torch.prepare_model(module)
     data = _Data(config, encoder, rank=context.get_world_rank(), world=context.get_world_size())
     batch = max(1, int(training["batch_size"]) // context.get_world_size())
     optimizer, schedule = _optimizer(module, training, steps=data.steps(batch) * int(training["epochs"]))

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from mmbatch.sources import Columns, Unit, fingerprint_files, list_files, plan_units, read_unit
 
 from mmbatch import schema
 from mmbatch.catalog import STAGED, Catalog, Merged, merge, stage
@@ -26,6 +25,7 @@ from mmbatch.progress import Progress, say
 from mmbatch.quarantine import entries_for, quarantine_table, write_new
 from mmbatch.runs import Run, last_run, tie_out
 from mmbatch.schema import SPLITS
+from mmbatch.sources import Columns, Unit, fingerprint_files, list_files, plan_units, read_unit
 from mmbatch.splits import draw_splits
 from mmbatch.tables import FileEntry
 from mmbatch.workspace import Workspace
@@ -65,7 +65,7 @@ def ingest(workspace: Workspace, *, source: str, columns: Columns) -> dict[str, 
 
 def _is_done(previous: Mapping[str, Any], settings: Mapping[str, Any], catalog: Catalog) -> bool:
     same = previous["settings"] == json.loads(json.dumps(settings))
-    return same and previous["versions"].get("catalog") == catalog.table.version()
+    return bool(same and previous["versions"].get("catalog") == catalog.table.version())
 
 
 def _stage_all(catalog: Catalog, units: list[Unit], *, columns: Columns, staging: str, run_id: str) -> Counter[str]:
@@ -227,4 +227,4 @@ def assign_splits(catalog: Catalog) -> int:
     rows = rows.filter(missing)
     version = catalog.splits.version()
     catalog.splits.replace(catalog.splits.write_buckets(rows), [], app_id=f"splits-{version}", read_version=version)
-    return rows.num_rows
+    return int(rows.num_rows)

@@ -8,7 +8,7 @@ import pandas as pd
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.errors import InputError
 from mmbatch.models import digest_of
-from mmbatch.schema import PATH_SEPARATOR, Modality
+from mmbatch.schema import PATH_SEPARATOR, Modality, Split
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,9 @@ def training_labels(catalog: Catalog) -> Labels:
         )
     codes = {category: code for code, category in enumerate(categories)}
     return Labels(rows.assign(code=rows["category"].map(codes).fillna(-1).astype(np.int64)), categories)
+
+
+def by_bucket(rows: pd.DataFrame, split: Split) -> list[tuple[int, pd.DataFrame]]:
+    """The rows of one split, a bucket at a time, in the buckets' order."""
+    chosen = rows[rows["split"] == split]
+    return [(int(bucket), part) for bucket, part in chosen.groupby("bucket")]  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from mmbatch.models import Model, digest_of, fetch_model, find_model, publish_mo
 from mmbatch.pipelines.cluster import run_task, start_ray
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.finetune import CLASSIFIER
-from mmbatch.pipelines.rows import Labels, training_labels
+from mmbatch.pipelines.rows import Labels, by_bucket, training_labels
 from mmbatch.predictor import HEAD_MODEL, EncoderPart, Features, Predictor, Scorer
 from mmbatch.progress import say
 from mmbatch.runs import Run
@@ -193,16 +193,16 @@ class FeatureRows:
 
     def read(self, split: Split) -> Iterator[tuple[Features, np.ndarray]]:
         """Features and class codes int64 `[N]` of one split, a bucket at a time."""
-        for bucket, rows in self.rows[self.rows["split"] == split].groupby("bucket"):
-            yield self._read_bucket(int(bucket), rows)
+        for bucket, rows in by_bucket(self.rows, split):
+            yield self._read_bucket(bucket, rows)
 
     def train_batches(self, batch: int, epoch: int) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]]:
         """Shuffled minibatches of the train rows: vectors, presence, class codes."""
         rng = np.random.default_rng([self.seed, epoch])
-        buckets = list(self.rows[self.rows["split"] == "train"].groupby("bucket"))
+        buckets = by_bucket(self.rows, "train")
         for index in rng.permutation(len(buckets)):
             bucket, rows = buckets[index]
-            features, codes = self._read_bucket(int(bucket), rows)
+            features, codes = self._read_bucket(bucket, rows)
             order = rng.permutation(len(codes))
             for start in range(0, len(order), batch):
                 chosen = order[start : start + batch]

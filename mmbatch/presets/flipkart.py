@@ -10,9 +10,7 @@ from mmbatch.sources import Columns
 FLIPKART_SMALL = Preset(
     name="flipkart-small",
     level=1,
-    columns=Columns(
-        id="product_id", title="title", description="description", image="image", label=("category_path",)
-    ),
+    columns=Columns(id="product_id", title="title", description="description", image="image", label=("category_path",)),
     encoders=(
         EncoderRecipe(
             name="minilm",

@@ -1,4 +1,4 @@
-"""`sample`: a small pair of encoders trained from scratch, for the built-in catalog and for a first look at any other."""
+"""`sample`: a small pair of encoders trained from scratch, for the built-in catalog and a first look at any other."""
 
 from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset, Training
 from mmbatch.sources import Columns
@@ -6,9 +6,7 @@ from mmbatch.sources import Columns
 SAMPLE = Preset(
     name="sample",
     level=2,
-    columns=Columns(
-        id="product_id", title="title", description="description", image="image", label=("category_path",)
-    ),
+    columns=Columns(id="product_id", title="title", description="description", image="image", label=("category_path",)),
     encoders=(
         EncoderRecipe(
             name="ngram-text",

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +74,11 @@ class Evaluation:
     classes: tuple[str, ...]
     """Category strings, levels joined by `PATH_SEPARATOR`, in label order."""
     table: tuple[ScoreRow, ...]
+    """One row per model and split; of late fusion and the encoders the test split is always there."""
     confusion: npt.NDArray[np.int64]
     """[C, C], gold in rows: late fusion on the test split."""
     per_class: Mapping[str, ClassScores]
-    """Model -> its figures on the test split: late fusion and the best text and image encoder."""
+    """Model -> its figures on the test split: late fusion, and the best encoder of each modality in the table."""
     counts: Mapping[str, int]
     """What the catalog holds, by name, in the order to show."""
     late_fusion: Mapping[str, object]
@@ -108,7 +110,7 @@ def table_text(evaluation: Evaluation) -> str:
             macro, micro, weighted = (_percent(figure) for figure in _figures(model.splits.get(split)))
             line += f"   {macro:>6}  {micro:>6} {weighted:>8}"
         lines.append(line)
-    return "\n".join([*lines, HONESTY]) + "\n"
+    return "\n".join([*lines, *textwrap.wrap(HONESTY, len(heads))]) + "\n"
 
 
 def write_report(folder_uri: str, evaluation: Evaluation) -> str:

@@ -49,7 +49,7 @@ def confusion_png(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> byte
 
     A cell holds the count, its colour the share of the gold class's products: blue where right, orange where wrong.
     """
-    shown = sorted(_most_confused(matrix), key=lambda label: classes[label].split(PATH_SEPARATOR))
+    shown = sorted(most_confused(matrix), key=lambda label: classes[label].split(PATH_SEPARATOR))
     n, products = len(shown), np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     counts, share = matrix[np.ix_(shown, shown)], (matrix / products)[np.ix_(shown, shown)]
     cell = min(0.6, max(0.29, 9 / n))
@@ -68,6 +68,20 @@ def confusion_png(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> byte
     return _png(figure)
 
 
+def most_confused(matrix: npt.NDArray[np.int64]) -> list[int]:
+    """Labels to show of a matrix [C, C]: all of at most `MOST`, else those of its most frequent confusions.
+
+    Both classes of a confusion are taken, so that its cell is there; places left over go to the largest classes.
+    """
+    if len(matrix) <= MOST:
+        return list(range(len(matrix)))
+    wrong = matrix - np.diag(np.diag(matrix))
+    cells = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
+    met = dict.fromkeys(np.stack(np.unravel_index(cells, wrong.shape), axis=1).ravel().tolist())
+    largest = np.argsort(-matrix.sum(axis=1), kind="stable").tolist()
+    return list(dict.fromkeys([*met, *largest]))[:MOST]
+
+
 def per_class_png(scores: ClassScores, classes: Sequence[str]) -> bytes:
     """Bars of F1 per class, weakest first, with the number of products; classes without products are left out."""
     present = np.flatnonzero(scores.support)
@@ -76,22 +90,23 @@ def per_class_png(scores: ClassScores, classes: Sequence[str]) -> bytes:
     figure, axes = _row_axes([classes[label] for label in shown])
     rows = np.arange(len(shown))
     axes.barh(rows, scores.f1[shown], height=0.66, color=COLOURS["text"])
+    paper = {"facecolor": "white", "linewidth": 0, "pad": 1.5}
     for row, label in enumerate(shown):
-        axes.text(scores.f1[label] + 0.008, row, f"{100 * scores.f1[label]:.1f}", va="center", size=8, color=INK)
+        f1 = float(scores.f1[label])
+        axes.text(f1 + 0.01, row, f"{100 * f1:.1f}", va="center", size=8, color=INK, bbox=paper)
         _right_hand(axes, row, f"{scores.support[label]:,}")
     _right_hand(axes, -1, "products")
     macro = float(np.nanmean(scores.f1))
     axes.axvline(macro, color=INK, lw=1, ls=(0, (4, 3)))
     note = f"late fusion on the test split, weakest first; dashed line: macro-F1 {100 * macro:.1f}"
-    _title(axes, "F1 of each category", _selection(note, f"the {MOST} weakest", order, classes))
+    _title(axes, "F1 of each category, in percent", _selection(note, "the weakest", order, classes))
     return _png(figure)
 
 
 def modalities_png(fused: ClassScores, single: Mapping[Modality, ClassScores], classes: Sequence[str]) -> bytes:
     """F1 per class by the best model of each modality and fused, by what fusion gains over the better of them."""
     present = np.flatnonzero(fused.support)
-    best = np.max([scores.f1[present] for scores in single.values()] or [np.zeros(len(present))], axis=0)
-    gain = fused.f1[present] - best
+    gain = fused.f1[present] - np.max([scores.f1[present] for scores in single.values()], axis=0)
     order = np.argsort(-gain, kind="stable")
     ends = np.concatenate([order[: MOST // 2], order[MOST // 2 :][-(MOST - MOST // 2) :]])
     shown = present[ends]
@@ -104,11 +119,12 @@ def modalities_png(fused: ClassScores, single: Mapping[Modality, ClassScores], c
         axes.plot(f1, rows, marker, color=colour, ms=6, label=f"{modality} alone", clip_on=False)
     axes.plot(fused.f1[shown], rows, "o", mfc="none", mec=INK, mew=1.8, ms=10, label="fused", clip_on=False)
     for row, value in enumerate(gain[ends]):
-        _right_hand(axes, row, f"{100 * value:+.1f}")
+        _right_hand(axes, row, f"{100 * value:+.1f}".replace("-", "−"))
     _right_hand(axes, -1, "gain")
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=2.6, ncols=3, frameon=False, fontsize=9)
-    note = "F1 on the test split; gain: points of late fusion over the better single modality"
-    _title(axes, "Text, image and both", _selection(note, "where fusion gains most and least", order, classes))
+    note = "on the test split; gain: points of late fusion over the better single modality"
+    note = _selection(note, "where fusion gains most and least", order, classes)
+    _title(axes, "F1 by text, by image and by both, in percent", note)
     return _png(figure)
 
 
@@ -126,17 +142,6 @@ def thumbnail_jpeg(image: bytes) -> bytes | None:
     written = io.BytesIO()
     paper.convert("RGB").save(written, "JPEG", quality=82, optimize=True)
     return written.getvalue()
-
-
-def _most_confused(matrix: npt.NDArray[np.int64]) -> list[int]:
-    """All classes, or the first `MOST` met in the most frequent confusions, filled up with the largest classes."""
-    if len(matrix) <= MOST:
-        return list(range(len(matrix)))
-    wrong = matrix - np.diag(np.diag(matrix))
-    cells = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
-    met = dict.fromkeys(np.stack(np.unravel_index(cells, wrong.shape), axis=1).ravel().tolist())
-    largest = np.argsort(-matrix.sum(axis=1), kind="stable").tolist()
-    return list(dict.fromkeys([*met, *largest]))[:MOST]
 
 
 def _confusion_note(matrix: npt.NDArray[np.int64], shown: Sequence[int]) -> str:
@@ -157,7 +162,7 @@ def _selection(note: str, which: str, order: npt.NDArray[np.intp], classes: Sequ
     if len(order) > MOST:
         note += f"; shown: {MOST} of {len(order):,} categories, {which}"
     if without := len(classes) - len(order):
-        note += f"; {without:,} without test products"
+        note += f"; {without:,} without test products (not shown)"
     return note
 
 
@@ -168,8 +173,8 @@ def _label_cells(axes: Axes, names: Sequence[str]) -> None:
     labels = [_shorten(path[1:] if deep and len(path) > 1 else path, 30) for path in paths]
     axes.set_xticks(range(n), labels, rotation=90, size=8)
     axes.set_yticks(range(n), labels, size=8)
-    axes.set_xlabel("predicted category", color=MUTED, labelpad=10)
-    axes.set_ylabel("gold category", color=MUTED, labelpad=10)
+    axes.set_xlabel("predicted category", color=MUTED, labelpad=10, size=9)
+    axes.set_ylabel("gold category", color=MUTED, labelpad=10, size=9)
     axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
     axes.grid(which="minor", color=FAINT, lw=0.6)
@@ -188,7 +193,7 @@ def _label_cells(axes: Axes, names: Sequence[str]) -> None:
 def _colour_keys(axes: Axes, *, size: float) -> None:
     """The two colour scales, in the corner below the row labels, which is free at any number of classes."""
     for line, (name, colours) in enumerate((("right", RIGHT), ("wrong", WRONG))):
-        inset = axes.inset_axes((-1.75 / size, -(0.42 + 0.52 * line) / size, 1.3 / size, 0.12 / size))
+        inset = axes.inset_axes((-2.05 / size, -(0.42 + 0.52 * line) / size, 1.3 / size, 0.12 / size))
         key = axes.figure.colorbar(ScalarMappable(SHARE, colours), cax=inset, orientation="horizontal")
         key.set_ticks([0, 0.1, 0.5, 1], labels=["0", "10", "50", "100 %"])
         key.ax.tick_params(labelsize=7, length=2, color=MUTED, labelcolor=MUTED)
@@ -209,7 +214,7 @@ def _row_axes(names: Sequence[str]) -> tuple[Figure, Axes]:
     """Axes from 0 to 100 % with one labelled row for each name, first on top."""
     n = max(1, len(names))
     figure, axes = _axes(width=6.6, height=0.27 * n)
-    axes.set_yticks(range(len(names)), [_shorten(name.split(PATH_SEPARATOR), 46) for name in names], size=8.5)
+    axes.set_yticks(range(len(names)), [_shorten(name.split(PATH_SEPARATOR), 56) for name in names], size=8.5)
     axes.set_xticks(np.linspace(0, 1, 6), [f"{percent}" for percent in range(0, 101, 20)], size=8, color=MUTED)
     axes.set(xlim=(0, 1), ylim=(n - 0.5, -0.5))
     axes.grid(axis="x", color=FAINT, lw=0.8)
@@ -220,10 +225,7 @@ def _row_axes(names: Sequence[str]) -> tuple[Figure, Axes]:
 
 def _right_hand(axes: Axes, row: int, text: str) -> None:
     """A figure or, at row -1, a heading in the column right of the rows."""
-    colour = MUTED if row < 0 else INK
-    axes.annotate(
-        text, (1, row), xytext=(66, 0), textcoords="offset points", ha="right", va="center", size=8, color=colour
-    )
+    axes.text(1.14, row, text, ha="right", va="center", size=8, color=MUTED if row < 0 else INK)
 
 
 def _title(axes: Axes, title: str, note: str) -> None:

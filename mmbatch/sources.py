@@ -1,0 +1,114 @@
+"""Raw catalog files: finds them, checks their headers, and reads them in parts that fit in memory.
+
+CSV, TSV, Parquet and JSON Lines, local or on an object store. `plan_units` cuts files into units; `read_unit` reads one
+of them, in any process, and tells for every row that it cannot use why.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
+from functools import partial
+
+from mmbatch import source_csv, source_jsonl, source_parquet
+from mmbatch.errors import InputError
+from mmbatch.source_checks import check_rows
+from mmbatch.source_files import SUFFIXES, each_file, fingerprint_files, list_files, suffix_of
+from mmbatch.source_images import FETCH_THREADS, read_image
+from mmbatch.source_types import REJECTS, Checked, Columns, Header, RawBatch, Unit
+
+__all__ = [
+    "REJECTS",
+    "Checked",
+    "Columns",
+    "Unit",
+    "count_rows",
+    "fingerprint_files",
+    "list_files",
+    "plan_units",
+    "read_image",
+    "read_unit",
+]
+
+
+def plan_units(files: Sequence[str], columns: Columns) -> list[Unit]:
+    """The parts to read: each row group of a Parquet file, each text file; parts without rows are left out.
+
+    Only headers are read. Raises `InputError` for columns that cannot make a catalog, a file that cannot be read or
+    lacks a named column, and when no file has a row.
+    """
+    _check_columns(columns)
+    headers = each_file(partial(_read_header, columns=columns), files)
+    parts: list[tuple[str, int | None, int | None]] = []
+    for file, header in zip(files, headers, strict=True):
+        if header.row_groups is not None:
+            parts += [(file, group, rows) for group, rows in enumerate(header.row_groups) if rows]
+        elif header.has_rows:
+            parts.append((file, None, None))
+    if not parts:
+        raise InputError(f"{', '.join(files[:3])}: no rows in {len(files)} file(s), only headers")
+    return [Unit(file, group, index, rows) for index, (file, group, rows) in enumerate(parts)]
+
+
+def count_rows(units: Sequence[Unit]) -> int | None:
+    """Rows in all units together; None when one of them is a text file, whose rows are not known before it is read."""
+    counts = [unit.rows for unit in units]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def read_unit(unit: Unit, columns: Columns, *, batch_rows: int = 1000) -> Iterator[Checked]:
+    """Checked rows of one unit, at most `batch_rows` in a batch and fewer where images are large.
+
+    Positions count the rows of a Parquet file, the data rows of a CSV file and the lines of a JSON Lines file, from 0.
+    Raises `InputError` when the file itself breaks off or cannot be split into rows.
+    """
+    folder = unit.file.rpartition("/")[0]
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        for raw in _read_raw(unit, columns, batch_rows):
+            for start in range(0, max(raw.table.num_rows, 1), batch_rows):
+                part = RawBatch(
+                    raw.table.slice(start, batch_rows),
+                    raw.positions.slice(start, batch_rows),
+                    raw.rejects if start == 0 else [],
+                )
+                yield from check_rows(part, columns, folder=folder, pool=pool)
+
+
+def _read_raw(unit: Unit, columns: Columns, batch_rows: int) -> Iterator[RawBatch]:
+    if unit.row_group is not None:
+        return source_parquet.read_batches(unit.file, unit.row_group, columns, batch_rows=batch_rows)
+    if SUFFIXES[suffix_of(unit.file)] == "jsonl":
+        return source_jsonl.read_batches(unit.file, columns, batch_rows=batch_rows)
+    return source_csv.read_batches(unit.file, columns)
+
+
+def _check_columns(columns: Columns) -> None:
+    if columns.title is None and columns.description is None and columns.image is None:
+        raise InputError("columns: none of title, description and image is named; expected at least one")
+    if columns.label_separator is not None and (not columns.label_separator or len(columns.label) != 1):
+        raise InputError(
+            f"columns: label_separator {columns.label_separator!r} with label columns {columns.label}; expected a"
+            " separator that is not empty and exactly one label column"
+        )
+
+
+def _read_header(file: str, *, columns: Columns) -> Header:
+    """The file's header, which has every named column."""
+    kind = SUFFIXES[suffix_of(file)]
+    if kind == "jsonl":
+        header = source_jsonl.read_header(file)
+    else:
+        header = (source_parquet if kind == "parquet" else source_csv).read_header(file, columns)
+    for name in columns.names():
+        if name not in header.columns and (header.columns or header.has_rows):
+            raise InputError(f"{file}: no column {name!r}{_advice(name, header)}")
+    return header
+
+
+def _advice(name: str, header: Header) -> str:
+    if header.hint:
+        return f"; {header.hint}"
+    names = list(header.columns)
+    close = get_close_matches(name.lower(), [other.lower() for other in names], n=1, cutoff=0.6)
+    guess = next((other for other in names if [other.lower()] == close), None)
+    listed = ", ".join(repr(other[:40]) for other in names[:30]) + (", ..." if len(names) > 30 else "")
+    return (f", did you mean {guess!r}?" if guess else "") + f" It has: {listed}"

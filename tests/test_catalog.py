@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmbatch import schema
+from mmbatch.catalog import Catalog, category_of, digest, merge, stage
+from mmbatch.workspace import Settings, Workspace
+
+EMPTY = schema.CATALOG.empty_table()
+
+
+def source(*rows: dict, unit: int = 0) -> pa.Table:
+    full = [dict.fromkeys(schema.SOURCE.names) | row | {"position": i} for i, row in enumerate(rows)]
+    return stage(pa.Table.from_pylist(full, schema=schema.SOURCE), source="file", unit=unit, buckets=1)
+
+
+def product(product_id: str, title: str | None = "t", **more: object) -> dict:
+    return {"product_id": product_id, "title": title, **more}
+
+
+def test_hashes_are_per_modality_and_null_where_it_is_missing() -> None:
+    rows = source(product("a", "x"), product("b", None, image=b"i"), product("c", "x", description="y"))
+    assert rows["text_hash"].null_count == 1
+    assert rows["image_hash"].to_pylist() == [None, digest(b"i"), None]
+    texts = rows["text_hash"].to_pylist()
+    assert texts[0] != texts[2]
+    assert source(product("z", "x"))["text_hash"].to_pylist() == texts[:1]
+
+
+def test_title_and_description_do_not_run_into_each_other() -> None:
+    rows = source(product("a", "xy", description="z"), product("b", "x", description="yz"), product("c", "xyz"))
+    assert len(set(rows["text_hash"].to_pylist())) == 3
+
+
+def test_bytes_behind_a_uri_are_hashed_but_not_staged() -> None:
+    rows = source(product("a", image=b"i", image_uri="s3://b/i.jpg"), product("b", image=b"i"))
+    assert rows["image"].to_pylist() == [None, b"i"]
+    assert rows["image_hash"].to_pylist() == [digest(b"i")] * 2
+
+
+def test_the_first_row_of_an_id_counts_whatever_the_order_of_arrival() -> None:
+    late, early = source(product("a", "second"), unit=1), source(product("a", "first"), unit=0)
+    merged = merge(EMPTY, pa.concat_tables([late, early]))
+    assert merged.rows["title"].to_pylist() == ["first"]
+    assert merged.duplicates["title"].to_pylist() == ["second"]
+    assert (merged.new, merged.edited, merged.unchanged) == (1, 0, 0)
+
+
+def test_merging_the_same_rows_again_changes_nothing() -> None:
+    staged = source(product("a"), product("b", label=["x", "y"]))
+    first = merge(EMPTY, staged).rows
+    again = merge(first, staged)
+    assert again.rows is first
+    assert (again.new, again.edited, again.unchanged) == (0, 0, 2)
+
+
+@pytest.mark.parametrize(
+    "edit", [{"title": "new"}, {"description": "new"}, {"image": b"new"}, {"label": ["new"]}, {"label": None}]
+)
+def test_an_edit_of_any_field_replaces_the_row_and_only_it(edit: dict) -> None:
+    old = merge(EMPTY, source(product("a", label=["x"]), product("b"))).rows
+    merged = merge(old, source(product("a", label=["x"]) | edit))
+    assert (merged.new, merged.edited, merged.unchanged) == (0, 1, 0)
+    assert merged.rows["product_id"].to_pylist() == ["a", "b"]
+    assert merged.rows.slice(1).equals(old.slice(1))
+
+
+def test_categories_are_cut_to_the_level_and_short_paths_stay() -> None:
+    label = pa.chunked_array([pa.array([["a", "b", "c"], ["a"], None])])
+    assert category_of(label, 2).to_pylist() == ["a > b", "a", None]
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    settings = Settings(preset="sample", level=1, seed=0, buckets=1)
+    return Catalog(workspace=Workspace.create(str(tmp_path / "w"), settings))
+
+
+def test_content_comes_back_by_hash_in_the_asked_order(catalog: Catalog, tmp_path: Path) -> None:
+    file = tmp_path / "i.jpg"
+    file.write_bytes(b"by uri")
+    staged = source(
+        product("a", "x", image=b"by bytes"), product("b", "y", image=b"by uri", image_uri=str(file)), product("c", "x")
+    )
+    catalog.table.commit([catalog.table.write_file(merge(EMPTY, staged).rows, bucket=0)], app_id="run")
+    images = staged.filter(pa.compute.is_valid(staged["image"])).select(schema.IMAGES.names)
+    catalog.images.commit([catalog.images.write_file(images, bucket=0)], app_id="run")
+    x, y = staged["text_hash"].to_pylist()[:2]
+    assert catalog.content("text", 0, pa.array([y, x, y]))["title"].to_pylist() == ["y", "x", "y"]
+    wanted = pa.array([digest(b"by uri"), digest(b"by bytes")])
+    assert catalog.content("image", 0, wanted)["image"].to_pylist() == [b"by uri", b"by bytes"]
+    file.write_bytes(b"another image now")
+    assert catalog.content("image", 0, wanted)["image"].to_pylist() == [None, b"by bytes"]
+
+
+def test_many_products_hash_alike_across_calls() -> None:
+    ids = [f"p{i}" for i in range(1_000)]
+    buckets = schema.bucket_of(ids, 8)
+    assert np.bincount(buckets).min() > 80
+    assert schema.bucket_of(["p0", "p1", "p2"], 8).tolist() == buckets[:3].tolist() == [3, 1, 1]
