@@ -31,7 +31,7 @@ def check_rows(raw: RawBatch, columns: Columns, *, folder: str, pool: Executor) 
     rejected whole. A bad image or label is rejected alone: the row is kept without it.
     """
     cleaned = _clean(raw, columns)
-    rejects, start = cleaned.rejects, 0
+    rejects, start = raw.rejects + cleaned.rejects, 0
     for loaded in load_images(cleaned.rows["inline"], cleaned.rows["reference"].to_pylist(), folder=folder, pool=pool):
         stop = start + len(loaded.images)
         bad_labels = {row - start: what for row, what in cleaned.bad_labels.items() if start <= row < stop}

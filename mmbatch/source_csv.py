@@ -5,17 +5,21 @@ file one row, which a parser cannot tell from a long text; so a row of our own i
 that swallows it is refused rather than read short.
 """
 
+import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from mmbatch.errors import InputError
 from mmbatch.source_files import open_source, suffix_of
+from mmbatch.source_text import UNCHECKED
 from mmbatch.source_types import Columns, Header, RawBatch, Reject
 
 BLOCK_BYTES = 4 << 20
@@ -26,6 +30,8 @@ SEPARATORS = ",;\t|"
 
 _HEAD_BYTES = 1 << 20
 _END = "mmbatch: end of file 6f1d0c1e"
+_ESCAPED = re.compile("[\udc80-\udcff]+")  # how Python's `surrogateescape` holds bytes that are not UTF-8
+_STAND_IN = "\ufdd0"  # a Unicode noncharacter, never part of a text: such bytes while the parser has them
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -51,12 +57,12 @@ def read_batches(uri: str, columns: Columns) -> Iterator[RawBatch]:
         return "skip"
 
     with open_source(uri) as file:
-        stream = _EndMarked(file, separator.join([_END] * len(names)))
+        stream = _Rows(file, separator.join([_END] * len(names)))
         parsing = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=skip)
         yield from _numbered(uri, _tables(uri, stream, parsing, columns), columns.id, malformed)
 
 
-def _tables(uri: str, stream: io.RawIOBase, parsing: pacsv.ParseOptions, columns: Columns) -> Iterator[pa.Table]:
+def _tables(uri: str, stream: _Rows, parsing: pacsv.ParseOptions, columns: Columns) -> Iterator[pa.Table]:
     try:
         batches = pacsv.open_csv(
             stream,
@@ -70,10 +76,20 @@ def _tables(uri: str, stream: io.RawIOBase, parsing: pacsv.ParseOptions, columns
             ),
         )
         for batch in batches:
-            yield pa.Table.from_batches([batch])
+            table = pa.Table.from_batches([batch])
+            yield _restore(table) if stream.damaged else table
     except pa.ArrowInvalid as error:
         limit = f"a row is longer than {BLOCK_BYTES >> 20} MiB, as when a quote is never closed"
         raise InputError(f"{uri}: cannot be split into rows ({limit}): {error}") from error
+
+
+def _restore(table: pa.Table) -> pa.Table:
+    """The table with a byte that is not UTF-8 for each stand-in, so that its row is found like in any other format."""
+    columns = [
+        pc.replace_substring(column.cast(pa.binary()), _STAND_IN.encode(), b"\xff").cast(options=UNCHECKED)
+        for column in table.columns
+    ]
+    return pa.table(columns, names=table.column_names)
 
 
 def _numbered(uri: str, tables: Iterator[pa.Table], id_column: str, malformed: list[Reject]) -> Iterator[RawBatch]:
@@ -90,13 +106,16 @@ def _numbered(uri: str, tables: Iterator[pa.Table], id_column: str, malformed: l
         positions = np.setdiff1d(candidates, skipped)[: rows.num_rows]
         first = int(positions[-1]) + 1 if rows.num_rows else first
         skipped = [position for position in skipped if position >= first]
-        yield RawBatch(rows, pa.array(positions, pa.int64()), rejects)
+        if rows.num_rows or rejects:
+            yield RawBatch(rows, pa.array(positions, pa.int64()), rejects)
     if not ended:
         raise InputError(f"{uri}: a quote opened at or after row {max(first - 1, 0)} is never closed")
 
 
 def _malformed(row: Any) -> Reject:
-    message = f"{row.actual_columns} columns, expected {row.expected_columns}: {row.text[:80]!r}"
+    message = (
+        f"{row.actual_columns} columns, expected {row.expected_columns}: {row.text[:80].replace(_STAND_IN, '\ufffd')!r}"
+    )
     return Reject(row.number - 2, None, None, "malformed_row", message)  # numbered from 1, the header's number
 
 
@@ -126,20 +145,40 @@ def _split_head(uri: str, text: str, separator: str) -> tuple[list[str], bool]:
     return names, any(line.strip() for line in lines)
 
 
-class _EndMarked(io.RawIOBase):
-    """A stream followed by one more row."""
+class _Rows(io.RawIOBase):
+    """A text stream followed by one more row, as UTF-8 whatever it holds: a run of other bytes becomes `_STAND_IN`.
 
-    def __init__(self, file: IO[bytes], row: str):
+    The parser needs both: it gives up on a malformed row that is not UTF-8, and on a block without a whole row, which
+    a read that returns less than it was asked for can make.
+    """
+
+    def __init__(self, file: IO[bytes], last_row: str):
         super().__init__()
+        self.damaged = False
+        """Whether anything but UTF-8 was found so far."""
         self._file = file
-        self._tail = f"\n{row}\n".encode()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._end = f"\n{last_row}\n"
+        self._ready = b""
 
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        if not data:
-            end = len(self._tail) if size < 0 else size
-            data, self._tail = self._tail[:end], self._tail[end:]
-        return data
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, unless the stream ends before."""
+        while len(self._ready) < len(buffer) and self._end:
+            data = self._file.read(len(buffer))
+            text = self._decoder.decode(data, final=not data)
+            if not data:
+                text, self._end = text + self._end, ""
+            self._ready += self._encode(text)
+        part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def _encode(self, text: str) -> bytes:
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            self.damaged = True
+            return _ESCAPED.sub(_STAND_IN, text).encode()

@@ -4,21 +4,22 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import IO, Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmbatch.errors import InputError
 from mmbatch.source_files import open_source
+from mmbatch.source_text import UNCHECKED
 from mmbatch.source_types import Columns, Header, RawBatch, Reject
 
 MAX_LINE_BYTES = 16 << 20
 """A longer line is rejected without being held in memory."""
 
+_BUFFER_BYTES = 1 << 20
 _HEAD_LINES = 1000
-_UNCHECKED = pc.CastOptions(target_type=pa.string(), allow_invalid_utf8=True)
 
 
 class _BadLineError(Exception):
@@ -33,7 +34,7 @@ def read_header(uri: str) -> Header:
     """Keys of the objects in the first 1,000 lines, as a row may leave out what it has no value for."""
     keys: dict[str, None] = {}
     lines, error = 0, None
-    with open_source(uri) as file:
+    with _open(uri) as file:
         for _, line in islice(_lines(file), _HEAD_LINES):
             lines += 1
             try:
@@ -47,7 +48,7 @@ def read_header(uri: str) -> Header:
 
 def read_batches(uri: str, columns: Columns, *, batch_rows: int) -> Iterator[RawBatch]:
     """Rows of a JSON Lines file; a position is the line's number, blank lines counted."""
-    with open_source(uri) as file:
+    with _open(uri) as file:
         lines = _lines(file)
         while some := list(islice(lines, batch_rows)):
             yield _batch(some, columns)
@@ -64,21 +65,27 @@ def _batch(lines: list[tuple[int, bytes]], columns: Columns) -> RawBatch:
             positions.append(position)
         except _BadLineError as error:
             rejects.append(Reject(position, None, None, error.reason, str(error)))
-    arrays = [pa.array(column, pa.binary()).cast(options=_UNCHECKED) for column in zip(*values, strict=True)]
+    arrays = [pa.array(column, pa.binary()).cast(options=UNCHECKED) for column in zip(*values, strict=True)]
     table = (
         pa.table(arrays, names=names) if arrays else pa.schema([(name, pa.string()) for name in names]).empty_table()
     )
     return RawBatch(table, pa.array(positions, pa.int64()), rejects)
 
 
+@contextmanager
+def _open(uri: str) -> Iterator[IO[bytes]]:
+    """A file whose lines can be read up to a length: fsspec's own remote files cannot."""
+    with open_source(uri) as file, io.BufferedReader(cast("io.RawIOBase", file), _BUFFER_BYTES) as buffered:
+        yield cast("IO[bytes]", buffered)
+
+
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, each with its number; of a line that is too long, its first part."""
     position = 0
-    buffered = io.BufferedReader(cast("io.RawIOBase", file), MAX_LINE_BYTES // 16)
-    while line := buffered.readline(MAX_LINE_BYTES + 1):
+    while line := file.readline(MAX_LINE_BYTES + 1):
         rest = line
         while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = buffered.readline(MAX_LINE_BYTES + 1)
+            rest = file.readline(MAX_LINE_BYTES + 1)
         if not line.isspace():
             yield position, line
         position += 1

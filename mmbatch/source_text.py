@@ -11,6 +11,9 @@ from pyarrow import types
 
 from mmbatch.schema import PATH_SEPARATOR
 
+UNCHECKED = pc.CastOptions(target_type=pa.string(), allow_invalid_utf8=True)
+"""Casts bytes to text whose UTF-8 is checked later, row by row."""
+
 _CONTROL = r"[^\P{Cc}\n\t]"  # Unicode category Cc without newline and tab
 _EXACT = 2.0**53  # largest magnitude up to which every float64 integer is distinct
 _JSON_LIST = re.compile(r'\s*\[\s*("|null\b|\])')

@@ -111,4 +111,4 @@ def _advice(name: str, header: Header) -> str:
     close = get_close_matches(name.lower(), [other.lower() for other in names], n=1, cutoff=0.6)
     guess = next((other for other in names if [other.lower()] == close), None)
     listed = ", ".join(repr(other[:40]) for other in names[:30]) + (", ..." if len(names) > 30 else "")
-    return (f", did you mean {guess!r}?" if guess else "") + f" It has: {listed}"
+    return (f", did you mean {guess!r}?" if guess else ";") + f" it has {listed}"

@@ -24,10 +24,10 @@ CODE_VERSION = 1
 
 @final
 class NgramText(Encoder):
-    """Weighted sum of the embeddings of a text's words and character n-grams, then one hidden layer.
+    """Weighted sum of the embeddings of a text's words and character n-grams, after fastText (Joulin et al. 2016).
 
-    After fastText (Joulin et al. 2016; Bojanowski et al. 2017), with counts damped by a square root. Letters are
-    lower-cased and their accents stripped.
+    Counts are damped by a square root and each text's weights have length one. Letters are lower-cased and their
+    accents stripped. A hidden layer above the sum is left out: it lowered macro-F1 on three product catalogs.
     """
 
     kind: ClassVar[str] = "ngram_text"
@@ -39,15 +39,19 @@ class NgramText(Encoder):
         super().__init__()
         self.buckets, self.width = buckets, width
         self.embedding = torch.nn.EmbeddingBag(buckets, width, mode="sum")
-        self.hidden = torch.nn.Linear(width, width)
+        torch.nn.init.normal_(self.embedding.weight, std=width**-0.5)  # vectors of length about one
         self._vectorizers = (
             _vectorizer(buckets // 2, analyzer="char_wb", ngram_range=(2, 4)),
             _vectorizer(buckets - buckets // 2, analyzer="word"),
         )
 
     @classmethod
-    def from_scratch(cls, *, buckets: int = 2**15, width: int = 128, seed: int) -> Self:
-        """Random weights drawn from `seed`; the global random state stays as it is."""
+    def from_scratch(cls, *, buckets: int = 2**14, width: int = 128, seed: int) -> Self:
+        """Random weights drawn from `seed`; the global random state stays as it is.
+
+        The gradient is as large as the table, so a training step's time grows with `buckets`: twice as many took three
+        times as long and gained nothing on catalogs of 1,000 to 5,000 labelled products.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(buckets=buckets, width=width)
@@ -83,8 +87,8 @@ class NgramText(Encoder):
     @override
     def forward(self, *, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
         """Vectors float32 `[B, width]`; see `prepare` for the arguments."""
-        bags_BW = self.embedding(ids, offsets, per_sample_weights=weights)
-        return torch.nn.functional.gelu(self.hidden(bags_BW)).float()
+        vectors_BW: Tensor = self.embedding(ids, offsets, per_sample_weights=weights)
+        return vectors_BW.float()
 
     @override
     def config(self) -> dict[str, object]:

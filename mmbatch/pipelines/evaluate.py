@@ -147,8 +147,8 @@ def _examples(catalog: Catalog, test: pd.DataFrame, models: Sequence[str]) -> tu
     """The most confident mistakes, and products that are right although a model below was wrong; test rows only."""
     right = test[PUBLISHED] == test["gold"]
     disputed = pd.concat([test[name].notna() & (test[name] != test["gold"]) for name in models], axis=1).any(axis=1)
-    ordered = test.sort_values("confidence", ascending=False)
-    chosen = pd.concat([ordered[~right].head(EXAMPLES), ordered[right & disputed].head(EXAMPLES)])
+    kinds = (test[~right], test[right & disputed])
+    chosen = pd.concat([rows.sort_values("confidence", ascending=False).head(EXAMPLES) for rows in kinds])
     chosen = chosen.astype(object).where(chosen.notna(), None)
     return tuple(_example(catalog, row, models) for row in chosen.to_dict("records"))  # type: ignore[arg-type]
 

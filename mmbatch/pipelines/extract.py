@@ -127,6 +127,8 @@ def _compute(
             concurrency=gpus or max(1, cpus // 2),
             num_cpus=1,
             num_gpus=1 if gpus else 0,
+            max_restarts=2,
+            max_task_retries=2,
         )
     )
     commits = {name: _Commits(store.table, f"{run_id}-compute") for name, store in stores.items()}

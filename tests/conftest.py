@@ -1,0 +1,62 @@
+"""Runs jobs as a user does: `python -m jobs.NAME` in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmbatch.sample import write_sample
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = 500
+
+Runner = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_job(job: str, *flags: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"jobs.{job}", *map(str, flags)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
+
+
+def run_json(job: str, *flags: object) -> dict[str, Any]:
+    done = run_job(job, *flags, "--json")
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+@pytest.fixture(scope="session")
+def sample_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sample catalog as one Parquet file."""
+    return Path(write_sample(str(tmp_path_factory.mktemp("source")), rows=ROWS, seed=3)[0])
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, sample_file: Path) -> tuple[Path, dict[str, Any]]:
+    """A workspace after the whole job, and what the job printed as JSON. Tests read it and leave it as it is."""
+    workspace = tmp_path_factory.mktemp("finished") / "workspace"
+    return workspace, run_json("pipeline", "--workspace", workspace, "--source", sample_file)
+
+
+@pytest.fixture
+def write_csv(tmp_path: Path) -> Callable[..., Path]:
+    """Writes rows as CSV and returns the file."""
+
+    def write(rows: list[dict[str, Any]], name: str = "catalog.csv") -> Path:
+        header = list(rows[0])
+        lines = [",".join(header), *(",".join(str(row[column]) for column in header) for row in rows)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return tmp_path / name
+
+    return write
+
+
+def read_source(file: Path) -> pa.Table:
+    return pq.read_table(file)
