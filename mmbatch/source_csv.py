@@ -5,12 +5,10 @@ file one row, which a parser cannot tell from a long text; so a row of our own i
 that swallows it is refused rather than read short.
 """
 
-import codecs
 import csv
 import io
-import re
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +19,7 @@ from mmbatch.errors import InputError
 from mmbatch.source_files import open_source, suffix_of
 from mmbatch.source_text import UNCHECKED
 from mmbatch.source_types import Columns, Header, RawBatch, Reject
+from mmbatch.source_utf8 import STAND_IN, Utf8Stream
 
 BLOCK_BYTES = 4 << 20
 """Bytes parsed at a time; a longer row cannot be read."""
@@ -30,8 +29,6 @@ SEPARATORS = ",;\t|"
 
 _HEAD_BYTES = 1 << 20
 _END = "mmbatch: end of file 6f1d0c1e"
-_ESCAPED = re.compile("[\udc80-\udcff]+")  # how Python's `surrogateescape` holds bytes that are not UTF-8
-_STAND_IN = "\ufdd0"  # a Unicode noncharacter, never part of a text: such bytes while the parser has them
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -57,12 +54,12 @@ def read_batches(uri: str, columns: Columns) -> Iterator[RawBatch]:
         return "skip"
 
     with open_source(uri) as file:
-        stream = _Rows(file, separator.join([_END] * len(names)))
+        stream = Utf8Stream(file, last_row=separator.join([_END] * len(names)))
         parsing = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=skip)
         yield from _numbered(uri, _tables(uri, stream, parsing, columns), columns.id, malformed)
 
 
-def _tables(uri: str, stream: _Rows, parsing: pacsv.ParseOptions, columns: Columns) -> Iterator[pa.Table]:
+def _tables(uri: str, stream: Utf8Stream, parsing: pacsv.ParseOptions, columns: Columns) -> Iterator[pa.Table]:
     try:
         batches = pacsv.open_csv(
             stream,
@@ -86,7 +83,7 @@ def _tables(uri: str, stream: _Rows, parsing: pacsv.ParseOptions, columns: Colum
 def _restore(table: pa.Table) -> pa.Table:
     """The table with a byte that is not UTF-8 for each stand-in, so that its row is found like in any other format."""
     columns = [
-        pc.replace_substring(column.cast(pa.binary()), _STAND_IN.encode(), b"\xff").cast(options=UNCHECKED)
+        pc.replace_substring(column.cast(pa.binary()), STAND_IN.encode(), b"\xff").cast(options=UNCHECKED)
         for column in table.columns
     ]
     return pa.table(columns, names=table.column_names)
@@ -97,8 +94,9 @@ def _numbered(uri: str, tables: Iterator[pa.Table], id_column: str, malformed: l
     first, ended = 0, False
     skipped: list[int] = []  # positions of malformed rows at or after `first`: the parser may run ahead
     for table in tables:
-        ended = table.num_rows > 0 and table[id_column][-1].as_buffer().to_pybytes() == _END.encode()
-        rows = table.slice(0, table.num_rows - ended)
+        is_last = table.num_rows > 0 and table[id_column][-1].as_buffer().to_pybytes() == _END.encode()
+        ended = ended or is_last
+        rows = table.slice(0, table.num_rows - is_last)
         rejects = malformed.copy()
         malformed.clear()
         skipped += [reject.position for reject in rejects]
@@ -113,9 +111,8 @@ def _numbered(uri: str, tables: Iterator[pa.Table], id_column: str, malformed: l
 
 
 def _malformed(row: Any) -> Reject:
-    message = (
-        f"{row.actual_columns} columns, expected {row.expected_columns}: {row.text[:80].replace(_STAND_IN, '\ufffd')!r}"
-    )
+    text = row.text[:80].replace(STAND_IN, "\ufffd")
+    message = f"{row.actual_columns} columns, expected {row.expected_columns}: {text!r}"
     return Reject(row.number - 2, None, None, "malformed_row", message)  # numbered from 1, the header's number
 
 
@@ -143,42 +140,3 @@ def _split_head(uri: str, text: str, separator: str) -> tuple[list[str], bool]:
     except csv.Error as error:
         raise InputError(f"{uri}: the header cannot be read: {error}") from error
     return names, any(line.strip() for line in lines)
-
-
-class _Rows(io.RawIOBase):
-    """A text stream followed by one more row, as UTF-8 whatever it holds: a run of other bytes becomes `_STAND_IN`.
-
-    The parser needs both: it gives up on a malformed row that is not UTF-8, and on a block without a whole row, which
-    a read that returns less than it was asked for can make.
-    """
-
-    def __init__(self, file: IO[bytes], last_row: str):
-        super().__init__()
-        self.damaged = False
-        """Whether anything but UTF-8 was found so far."""
-        self._file = file
-        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        self._end = f"\n{last_row}\n"
-        self._ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, unless the stream ends before."""
-        while len(self._ready) < len(buffer) and self._end:
-            data = self._file.read(len(buffer))
-            text = self._decoder.decode(data, final=not data)
-            if not data:
-                text, self._end = text + self._end, ""
-            self._ready += self._encode(text)
-        part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
-
-    def _encode(self, text: str) -> bytes:
-        try:
-            return text.encode()
-        except UnicodeEncodeError:
-            self.damaged = True
-            return _ESCAPED.sub(_STAND_IN, text).encode()

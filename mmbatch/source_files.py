@@ -86,7 +86,7 @@ def reading(uri: str) -> Iterator[None]:
     """Raise what goes wrong with a file as an `InputError` that names it."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{uri}: cannot be read: {text}") from error
 

@@ -3,9 +3,9 @@
 import errno
 import json
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 import numpy as np
@@ -30,6 +30,9 @@ _PROTOCOLS = {"": "file", "file": "file", "memory": "memory", "s3": "s3", "s3a":
 
 _Fetched = tuple[str | None, bytes | ImageError | None]
 """Where an image lies and its bytes, or why there are none; (None, None): nothing to fetch."""
+
+_Fetching = tuple[str | None, Future[bytes] | ImageError | None]
+"""The same before its bytes have come."""
 
 
 class Loaded(NamedTuple):
@@ -77,21 +80,33 @@ def read_image(uri: str) -> bytes:
     Raises `OSError` when it cannot be read (`FileNotFoundError`: there is none), `ImageError` when its scheme is not
     allowed, and `InputError` when the package for its scheme is not installed.
     """
+    return _read(_store(uri), uri)
+
+
+def _store(uri: str) -> Any | None:
+    """The file system that holds an image; None: the local disk.
+
+    Opened by the thread that asks, as fsspec keeps one per thread: readers share it and its connections.
+    """
     scheme = _scheme(uri)
     if scheme in ("http", "https"):
         raise ImageError("image_url_not_fetched", f"web addresses are not fetched: {uri[:200]!r}")
     if scheme not in _PROTOCOLS:
-        raise ImageError("image_forbidden", f"scheme {scheme!r} is not among {sorted(_PROTOCOLS)[1:]}: {uri[:200]!r}")
-    if _PROTOCOLS[scheme] == "file":
-        return _read_local(Path(uri.removeprefix("file://")))
+        allowed = ", ".join(sorted(_PROTOCOLS)[1:])
+        raise ImageError("image_forbidden", f"scheme {scheme[:20]!r} is none of {allowed}: {uri[:200]!r}")
     try:
-        filesystem = fsspec.filesystem(_PROTOCOLS[scheme])
+        return None if _PROTOCOLS[scheme] == "file" else fsspec.filesystem(_PROTOCOLS[scheme])
     except ImportError as error:
         raise InputError(f"{uri[:200]}: cannot be read: {error}") from error
+
+
+def _read(store: Any | None, uri: str) -> bytes:
+    if store is None:
+        return _read_local(Path(uri.removeprefix("file://")))
     try:
-        return bytes(filesystem.cat_file(uri, end=MAX_IMAGE_BYTES + 1))
+        return bytes(store.cat_file(uri, end=MAX_IMAGE_BYTES + 1))
     except OSError as error:
-        if error.errno == errno.EINVAL and filesystem.size(uri) == 0:  # S3 refuses any range of an empty object
+        if error.errno == errno.EINVAL and store.size(uri) == 0:  # S3 refuses any range of an empty object
             return b""
         raise
 
@@ -116,19 +131,27 @@ def _resolve(reference: str, folder: str) -> str:
     return f"{folder}/{reference.removeprefix('./')}" if relative else reference
 
 
-def _fetch(reference: str, folder: str) -> _Fetched:
+def _start(reference: str | None, folder: str, pool: Executor) -> _Fetching:
+    if reference is None:
+        return None, None
     uri = _resolve(reference, folder)
     try:
-        blob = read_image(uri)
+        return uri, pool.submit(_read, _store(uri), uri)
     except ImageError as error:
         return uri, error
+
+
+def _wait(uri: str | None, fetching: Future[bytes]) -> bytes | ImageError:
+    where = repr(uri)[:200]
+    try:
+        blob = fetching.result()
     except FileNotFoundError:
-        return uri, ImageError("image_missing", f"no such file: {uri[:200]!r}")
+        return ImageError("image_missing", f"no such file: {where}")
     except OSError as error:
-        return uri, ImageError("image_unreadable", f"{uri[:200]!r}: {error}")
+        return ImageError("image_unreadable", f"{where}: {error.strerror or error}"[:400])
     if len(blob) > MAX_IMAGE_BYTES:
-        return uri, ImageError("image_too_large", f"more than {MAX_IMAGE_BYTES >> 20} MiB: {uri[:200]!r}")
-    return uri, blob
+        return ImageError("image_too_large", f"more than {MAX_IMAGE_BYTES >> 20} MiB: {where}")
+    return blob
 
 
 def _fetch_run(references: list[str | None], folder: str, pool: Executor) -> list[_Fetched]:
@@ -136,11 +159,10 @@ def _fetch_run(references: list[str | None], folder: str, pool: Executor) -> lis
     held = 0
     while len(fetched) < len(references) and held < _RUN_BYTES:
         some = references[len(fetched) : len(fetched) + _RUN_ROWS]
-        futures = [None if reference is None else pool.submit(_fetch, reference, folder) for reference in some]
-        for future in futures:
-            fetched.append((None, None) if future is None else future.result())
-            blob = fetched[-1][1]
-            held += len(blob) if isinstance(blob, bytes) else 0
+        for uri, fetching in [_start(reference, folder, pool) for reference in some]:
+            found = _wait(uri, fetching) if isinstance(fetching, Future) else fetching
+            fetched.append((uri, found))
+            held += len(found) if isinstance(found, bytes) else 0
     return fetched
 
 
@@ -184,7 +206,8 @@ def _first_of_json(values: pa.Array) -> pa.Array:
     """Text `[N]`, each that is JSON of a list replaced by the list's first item."""
     if not pc.any(pc.starts_with(values, "[")).as_py():
         return values
-    return pa.array([_first_item(value) for value in values.to_pylist()], pa.string())
+    firsts = pa.array([_first_item(value) for value in values.to_pylist()], pa.string())
+    return check_text(firsts).values  # JSON can spell control characters
 
 
 def _first_item(value: str | None) -> str | None:
@@ -192,7 +215,8 @@ def _first_item(value: str | None) -> str | None:
         return value
     try:
         items = json.loads(value)
-        first = str(items[0]) if items and items[0] else None
-        return first if first is None else first.encode().decode()
+        first = str(items[0]) if items and items[0] else ""
+        first.encode()  # a lone surrogate, which JSON can spell, is no text
     except (ValueError, RecursionError):
         return value  # a path that begins like a list; it is looked for as it stands
+    return first

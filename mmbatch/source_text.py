@@ -167,7 +167,7 @@ def _paths(levels: _Levels, count: int, bad: dict[int, str]) -> pa.Array:
     kept = np.arange(len(names)) <= last[rows]
     joined = pc.fill_null(pc.match_substring(names, PATH_SEPARATOR), False).to_numpy(zero_copy_only=False)
     for at in np.flatnonzero(kept & (joined | ~filled)).tolist():
-        what = f"level {names[at].as_py()!r} contains {PATH_SEPARATOR!r}" if filled[at] else "an empty level"
+        what = f"level {names[at].as_py()[:80]!r} contains {PATH_SEPARATOR!r}" if filled[at] else "an empty level"
         bad.setdefault(int(rows[at]), f"{what} in the category path")
     is_bad = np.zeros(count, dtype=bool)
     is_bad[list(bad)] = True

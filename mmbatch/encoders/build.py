@@ -21,7 +21,7 @@ FROM_SCRATCH = frozenset({"timm-from-scratch", "ngram"})
 
 
 def build_encoder(kind: str, *, weights: str | None, seed: int, **arguments: Any) -> Encoder:
-    """A new encoder of a kind, in training mode; `InputError` when there is no such kind or its weights are not found."""
+    """A new encoder of a kind, in training mode; `InputError` where the kind or its weights do not exist."""
     if kind not in BUILDERS:
         raise InputError(f"encoder kind {kind!r}: there is none of that name, only {', '.join(sorted(BUILDERS))}")
     origin = {"seed": seed} if kind in FROM_SCRATCH else {"weights": weights}

@@ -64,7 +64,7 @@ class TimmImage(Encoder):
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     @classmethod
-    def from_pretrained(cls, model: str, *, size: int | None, weights: str | None) -> Self:
+    def from_pretrained(cls, model: str, *, size: int | None = None, weights: str | None) -> Self:
         """timm's pretrained `model` from `<weights>/timm--<model>/model.safetensors` or the hub (`find_weights`).
 
         `size` defaults to the side that the model was trained at.
@@ -81,7 +81,7 @@ class TimmImage(Encoder):
         return cls._of(name, backbone, size)
 
     @classmethod
-    def from_scratch(cls, model: str, *, size: int | None, seed: int) -> Self:
+    def from_scratch(cls, model: str, *, size: int | None = None, seed: int) -> Self:
         """timm's `model` with random weights drawn from `seed`; the global random state stays as it is."""
         _check_known(model)
         with torch.random.fork_rng(devices=[]):

@@ -12,7 +12,7 @@ SAMPLE = Preset(
             name="ngram-text",
             modality="text",
             kind="ngram",
-            arguments={"buckets": 2**15, "width": 128},
+            arguments={"buckets": 2**14, "width": 128},
             training=Training(epochs=8, batch_size=64, learning_rate=5e-3, classifier_learning_rate=5e-3),
         ),
         EncoderRecipe(
