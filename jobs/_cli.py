@@ -11,6 +11,7 @@ import tyro
 
 from mmbatch.errors import MmbatchError
 from mmbatch.progress import say
+from mmbatch.workspace import normalise_uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,12 @@ class TrainingJob(Job):
 
     weights: str | None = None
     """Folder of pretrained weights, looked into first (DIR/<hub name with / as -->); default $MMBATCH_WEIGHTS."""
+
+
+def weights_folder(config: TrainingJob) -> str | None:
+    """The folder as workers see it, whose working directory is another one; None: not named."""
+    named = config.weights or os.environ.get("MMBATCH_WEIGHTS")
+    return None if named is None else normalise_uri(named)
 
 
 JobT = TypeVar("JobT", bound=Job)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs._cli import TrainingJob, plan, run_job
+from jobs._cli import TrainingJob, plan, run_job, weights_folder
 from mmbatch.errors import InputError
 from mmbatch.presets import EncoderRecipe, preset_named
 from mmbatch.workspace import Workspace
@@ -38,7 +38,7 @@ def main(config: FinetuneEncoder) -> dict[str, Any]:
             kind=recipe.kind,
             arguments=recipe.arguments,
             training=asdict(recipe.training),
-            weights=config.weights,
+            weights=weights_folder(config),
             workers=config.workers,
         )
         for recipe in recipes

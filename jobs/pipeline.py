@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs._cli import TrainingJob, plan, run_job
+from jobs._cli import TrainingJob, plan, run_job, weights_folder
 from jobs._source import SourceJob, check_source, open_or_create
 from mmbatch.errors import InputError
 from mmbatch.presets import Preset
@@ -30,7 +30,7 @@ def main(config: Pipeline) -> dict[str, Any]:
     from mmbatch.pipelines.ingest import ingest
 
     stages = {"ingest": ingest(workspace, source=source.uri, columns=source.columns)}
-    return stages | run_stages(workspace, preset, weights=config.weights)
+    return stages | run_stages(workspace, preset, weights=weights_folder(config))
 
 
 def _sample(config: Pipeline) -> str:

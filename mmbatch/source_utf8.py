@@ -17,7 +17,8 @@ _ESCAPED = re.compile("[\udc80-\udcff]+")  # how Python's `surrogateescape` hold
 class Utf8Stream(io.RawIOBase):
     """The bytes of `file`, then a newline and `last_row`; what is not UTF-8 becomes `STAND_IN`, run by run.
 
-    A read returns all it was asked for unless the stream ends, however little the file returns at a time.
+    A read returns all it was asked for unless the stream ends, however little the file returns at a time, but never
+    ends between a carriage return and its newline.
     """
 
     def __init__(self, file: IO[bytes], *, last_row: str):
@@ -41,9 +42,11 @@ class Utf8Stream(io.RawIOBase):
             if not data:
                 text, self._end = text + self._end, ""
             self._ready += self._encode(text)
-        part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
+        size = min(len(buffer), len(self._ready))
+        if self._ready[size - 1 : size] == b"\r":  # the parser loses the newline that begins the next block
+            size -= 1
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
 
     def _encode(self, text: str) -> bytes:
         try:

@@ -1,5 +1,8 @@
+import csv
 import gzip
+import io
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,6 +81,26 @@ def test_csv_rows_of_another_width_are_rejected_alone(tmp_path, monkeypatch):
     assert [reject["position"] for reject in rejects] == list(range(0, 500, 7))
     assert {reject["reason"] for reject in rejects} == {"malformed_row"}
     assert rejects[1]["message"] == "3 columns, expected 2: '7,\"t\\n7\",more'"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_csv_of_mixed_rows_in_blocks_of_any_size(tmp_path, monkeypatch, seed):
+    generator = random.Random(seed)
+    monkeypatch.setattr("mmbatch.source_csv.BLOCK_BYTES", generator.choice([200, 333, 1000]))
+    titles = ["x", "café", "a,b", "line\nbreak", 'q"q', "中" * 7]
+    lines, expected_rows, expected_rejects = [b"id,title"], [], []
+    for position in range(generator.randrange(1, 200)):
+        line, title = io.StringIO(), generator.choice(titles)
+        csv.writer(line).writerow([position, title.replace("\n", "\r\n")])
+        damage = generator.choice([b"", b"", b"", b"", b",extra", b",extra\xff", b"\xe9"])
+        lines.append(line.getvalue().removesuffix("\r\n").encode() + damage)
+        if damage:
+            expected_rejects.append((position, "malformed_row" if b"," in damage else "undecodable_text"))
+        else:
+            expected_rows.append((position, str(position), title.replace("\n", " \n")))
+    rows, rejects = read_text(tmp_path, b"\r\n".join([*lines, b""][: len(lines) + seed % 2]))
+    assert brief(rows) == expected_rows
+    assert sorted(brief(rejects, "position", "reason")) == expected_rejects
 
 
 def test_csv_with_malformed_rows_only(tmp_path):

@@ -1,7 +1,7 @@
 """Encoders: a product's text or image in, one vector out. The public names of the package."""
 
 from mmbatch.encoders.base import Encoder, Prepared, encode, to_tensors
-from mmbatch.encoders.build import BUILDERS, build_encoder
+from mmbatch.encoders.build import BUILDERS, build_encoder, require_weights
 from mmbatch.encoders.image import TimmImage
 from mmbatch.encoders.load import load_encoder
 from mmbatch.encoders.ngram import NgramText
@@ -17,5 +17,6 @@ __all__ = [
     "build_encoder",
     "encode",
     "load_encoder",
+    "require_weights",
     "to_tensors",
 ]

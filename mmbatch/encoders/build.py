@@ -6,6 +6,7 @@ from typing import Any
 from mmbatch.encoders.base import Encoder
 from mmbatch.encoders.image import TimmImage
 from mmbatch.encoders.ngram import NgramText
+from mmbatch.encoders.pretrained import find_weights
 from mmbatch.encoders.text import TransformersText
 from mmbatch.errors import InputError
 
@@ -18,6 +19,13 @@ BUILDERS: Mapping[str, Callable[..., Encoder]] = {
 """Pretrained kinds take `weights`, a folder that is looked into first; those from scratch take `seed`."""
 
 FROM_SCRATCH = frozenset({"timm-from-scratch", "ngram"})
+
+
+def require_weights(kind: str, arguments: Mapping[str, Any], weights: str | None) -> None:
+    """Raise `InputError` where the named folder lacks the weights of a pretrained kind, before any worker starts."""
+    if kind in BUILDERS and kind not in FROM_SCRATCH:
+        model = str(arguments["model"])
+        find_weights(f"timm/{model}" if kind == "timm" else model, weights)
 
 
 def build_encoder(kind: str, *, weights: str | None, seed: int, **arguments: Any) -> Encoder:

@@ -17,13 +17,17 @@ from mmbatch.errors import InputError
 WEIGHTS_FILE = "head.safetensors"
 CONFIG_FILE = "head.json"
 
+HIDDEN_SHARE = 0.3
+"""Share of the products that lose one of their inputs in each training step: else, in a catalog where nearly every
+product has every input, what stands for a missing one would stay as it was initialised."""
+
 
 class ConcatenationHead(nn.Module):
     """FusionHead that joins embeddings by concatenation (late fusion, in contrast, joins scores).
 
     Each input, in sorted order of its name, is LayerNormed and projected to the same width, so that no encoder
-    dominates by its scale or its width; a learned embedding stands for an input that a product lacks; the joined
-    vector goes through dropout and one linear layer.
+    dominates by its scale or its width; a learned embedding stands for an input that a product lacks, or that is
+    hidden in training; the joined vector goes through dropout and one linear layer.
 
     Source: "Deep Multi-level Boosted Fusion Learning Framework for Multi-modal Product Classification", SIGIR eCom'20,
     where an image vector is projected to the texts' 768 and the concatenation of 3 x 768 is mapped to the classes.
@@ -53,7 +57,7 @@ class ConcatenationHead(nn.Module):
         self.classifier = nn.Linear(len(self.widths) * hidden, classes)
 
     def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Logits `[B, C]`.
+        """Logits `[B, C]`; in training mode random inputs are hidden and part of the joined vector is dropped.
 
         Args:
             features: input -> embeddings, float `[B, F]`; what stands in a row that is not present does not matter.
@@ -63,9 +67,12 @@ class ConcatenationHead(nn.Module):
             ValueError: the inputs or their shapes are not the head's.
         """
         self._check(features, present)
+        present_BM = torch.stack([present[name] for name in self.widths], dim=1)
+        if self.training:
+            present_BM = _hide_one(present_BM)
         parts_BH = []
         for i, name in enumerate(self.widths):
-            present_B1 = present[name].unsqueeze(1)
+            present_B1 = present_BM[:, i : i + 1]
             known_BF = torch.where(present_B1, features[name], 0.0)  # before the norm: a NaN would reach its gradient
             projected_BH = self.projections[i](self.norms[i](known_BF))
             parts_BH.append(torch.where(present_B1, projected_BH, self.missing[i]))
@@ -124,3 +131,11 @@ def load_head(folder: Path) -> ConcatenationHead:
     except RuntimeError as error:
         raise InputError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
     return head.eval()
+
+
+def _hide_one(present_BM: Tensor) -> Tensor:
+    """`HIDDEN_SHARE` of the products that have several inputs lose a random one of them."""
+    chosen_B = torch.rand(present_BM.shape, device=present_BM.device).masked_fill(~present_BM, -1.0).argmax(dim=1)
+    hit_B = torch.rand(len(present_BM), device=present_BM.device) < HIDDEN_SHARE
+    lost_BM = nn.functional.one_hot(chosen_B, present_BM.shape[1]).bool() & hit_B.unsqueeze(1)
+    return torch.where(present_BM.sum(dim=1, keepdim=True) > 1, present_BM & ~lost_BM, present_BM)

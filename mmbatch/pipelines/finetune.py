@@ -6,10 +6,10 @@ fit in memory. The epoch with the best macro-F1 on the fusion rows is kept.
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmbatch.catalog import Catalog
-from mmbatch.encoders import Encoder, build_encoder, load_encoder, to_tensors
-from mmbatch.errors import InputError
+from mmbatch.encoders import Encoder, build_encoder, load_encoder, require_weights, to_tensors
+from mmbatch.errors import InputError, MmbatchError
 from mmbatch.metrics import f1_scores
 from mmbatch.models import Model, digest_of, find_model, publish_model
 from mmbatch.pipelines.cluster import processors, remove_folder, start_ray
@@ -52,7 +52,7 @@ def finetune(
     modality: Modality,
     kind: str,
     arguments: Mapping[str, str | int],
-    training: Mapping[str, float],
+    training: Mapping[str, Any],
     weights: str | None,
     workers: int | None = None,
 ) -> Model | None:
@@ -81,6 +81,7 @@ def finetune(
     if found := find_model(workspace, kind="encoder", name=name, recipe=recipe):
         say(f"finetune   {name}: found {found.id}")
         return found
+    require_weights(kind, arguments, weights)
     run = Run(workspace=workspace, job="finetune_encoder", settings=settings)
     config = settings | {"workspace": workspace, "modality": modality, "weights": weights}
     result = _fit(config | {"categories": labels.categories}, run, workers)
@@ -118,7 +119,10 @@ def _fit(config: dict[str, Any], run: Run, workers: int | None) -> _Best:
             checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="macro_f1"),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        raise next((e for e in error.worker_failures.values() if isinstance(e, MmbatchError)), error) from None
     best = result.best_checkpoints or []
     checkpoint, metrics = max(best, key=lambda pair: (pair[1]["macro_f1"], -pair[1]["epoch"]))
     return _Best(checkpoint, metrics)
@@ -160,9 +164,31 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: Encoder, classes: int, dropout: float) -> None:
         super().__init__()
+        self.frozen_batch_norm = False
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.width, classes)
+
+    def freeze(self, *, prefixes: Sequence[str], batch_norm: bool) -> None:
+        """Stop training the encoder's parameters with these name prefixes, and its batch statistics.
+
+        `InputError` when a prefix names no parameter.
+        """
+        self.frozen_batch_norm = batch_norm
+        for prefix in prefixes:
+            named = [p for name, p in self.encoder.named_parameters() if f"{name}.".startswith(f"{prefix}.")]
+            if not named:
+                raise InputError(f"frozen {prefix!r}: the encoder has no parameter of that prefix")
+            for parameter in named:
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but for frozen batch normalisation."""
+        super().train(mode)
+        for module in self.encoder.modules():
+            if self.frozen_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits, float32 `[B, C]`."""
@@ -234,6 +260,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     torch.manual_seed(seed)
     encoder = build_encoder(config["kind"], weights=config["weights"], seed=seed, **config["arguments"])
     module = Classifier(encoder, len(config["categories"]), training["dropout"])
+    module.freeze(prefixes=training["frozen"], batch_norm=training["frozen_batch_norm"])
     model = ray.train.torch.prepare_model(module)
     data = _Data(config, encoder, rank=context.get_world_rank(), world=context.get_world_size())
     batch = max(1, int(training["batch_size"]) // context.get_world_size())
@@ -264,7 +291,7 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW with its own rate for the new layer; linear warm-up, then linear decay to zero."""
     groups = [
-        {"params": list(module.encoder.parameters()), "lr": training["learning_rate"]},
+        {"params": [p for p in module.encoder.parameters() if p.requires_grad], "lr": training["learning_rate"]},
         {"params": list(module.classifier.parameters()), "lr": training["classifier_learning_rate"]},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=training["weight_decay"])

@@ -27,6 +27,10 @@ class Training:
     """Probability mass spread over the other classes."""
     dropout: float = 0.1
     """Dropped share of the embedding before the classification layer."""
+    frozen: tuple[str, ...] = ()
+    """Prefixes of the encoder's parameter names that keep their pretrained values: its lower layers, as a rule."""
+    frozen_batch_norm: bool = False
+    """Keep the pretrained statistics of every batch normalisation: batches of few products estimate them badly."""
 
 
 @dataclass(frozen=True, kw_only=True)

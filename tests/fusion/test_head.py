@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmbatch.errors import InputError
-from mmbatch.fusion.head import ConcatenationHead, load_head
+from mmbatch.fusion.head import HIDDEN_SHARE, ConcatenationHead, _hide_one, load_head
 
 WIDTHS = {"text@1.0": 6, "image": 10}
 
@@ -44,7 +44,7 @@ def test_scale_of_an_input_does_not_matter():
 
 
 def test_missing_input_is_not_read_and_reaches_no_gradient():
-    head, (features, present) = make_head(dropout=0.0), make_inputs()
+    head, (features, present) = make_head().eval(), make_inputs()
     present["image"][2:] = False
     broken = features | {"image": features["image"].clone()}
     broken["image"][2:] = float("nan")
@@ -74,8 +74,30 @@ def test_learns_a_rule_that_needs_both_inputs():
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(head(features, present), labels).backward()
         optimizer.step()
-    accuracy = (head(features, present).argmax(1) == labels).float().mean()
+    accuracy = (head.eval()(features, present).argmax(1) == labels).float().mean()
     assert accuracy > 0.9  # either input alone: 0.75
+
+
+def test_missing_embedding_is_learned_where_every_product_has_every_input():
+    head, (features, present) = make_head(), make_inputs(rows=400)
+    head(features, present).square().sum().backward()
+    assert (head.missing.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_no_product_loses_its_only_input():
+    head, (features, present) = make_head(dropout=0.0), make_inputs(rows=400)
+    present["image"][:] = False
+    assert torch.equal(head.train()(features, present), head.eval()(features, present))
+
+
+def test_a_hidden_input_is_one_that_the_product_has():
+    present_BM = torch.tensor([[True, False, True]]).repeat(1000, 1)
+    torch.manual_seed(0)
+    left_BM = _hide_one(present_BM)
+    assert not left_BM[:, 1].any()
+    assert left_BM.any(dim=1).all()
+    assert left_BM[:, 0].float().mean() == pytest.approx(1 - HIDDEN_SHARE / 2, abs=0.05)
+    assert left_BM[:, 2].float().mean() == pytest.approx(1 - HIDDEN_SHARE / 2, abs=0.05)
 
 
 def test_save_and_load_give_the_same_logits(tmp_path: Path):
