@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mmbatch import schema
+from mmbatch.predictions import Predictions
+from mmbatch.workspace import Settings, Workspace
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> Predictions:
+    settings = Settings(preset="sample", level=1, seed=0, buckets=1)
+    return Predictions(workspace=Workspace.create(str(tmp_path / "w"), settings))
+
+
+def predicted(*rows: tuple[str, str, str | None]) -> pa.Table:
+    """Rows of id, text hash and image hash, predicted by p@1."""
+    full = [
+        dict.fromkeys(schema.PREDICTIONS.names)
+        | {"product_id": key, "text_hash": text, "image_hash": image, "predictor": "p@1", "bucket": 0}
+        for key, text, image in rows
+    ]
+    return pa.Table.from_pylist(full, schema=schema.PREDICTIONS)
+
+
+def keys(*rows: tuple[str, str | None, str | None]) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    named = dict(
+        zip(("product_id", "text_hash", "image_hash"), (pa.array(c, pa.string()) for c in columns), strict=True)
+    )
+    return pa.table(named | {"bucket": pa.array([0] * len(rows), pa.int32())})
+
+
+def publish(predictions: Predictions, rows: pa.Table, run: str, product_ids: list[str]) -> None:
+    staged = predictions.staged(run)
+    staged.commit([staged.write_file(rows, bucket=0)], app_id=run)
+    version = predictions.table.version()
+    added, removed = predictions.merge_bucket(0, run_id=run, product_ids=pa.array(product_ids))
+    predictions.table.replace(added, removed, app_id=run, read_version=version)
+
+
+def test_a_prediction_stands_while_inputs_and_predictor_are_the_same(predictions: Predictions) -> None:
+    publish(predictions, predicted(("a", "t", "i"), ("b", "t", None), ("c", "t", "i")), "run1", ["a", "b", "c"])
+    now = keys(("a", "t", "i"), ("b", "t", "first image"), ("d", "t", None))
+    found = predictions.outdated(now, predictor="p@1", buckets=[0])
+    assert found.keys["product_id"].to_pylist() == ["b", "d"]
+    assert (found.removed, found.unchanged) == (1, 1)
+    assert predictions.outdated(now, predictor="p@2", buckets=[0]).keys.num_rows == 3
+
+
+def test_staged_rows_are_not_seen_before_they_are_published(predictions: Predictions) -> None:
+    staged = predictions.staged("run1")
+    staged.commit([staged.write_file(predicted(("a", "t", None)), bucket=0)], app_id="run1")
+    assert predictions.table.rows() == 0
+
+
+def test_publishing_replaces_keeps_and_drops_in_one_version(predictions: Predictions) -> None:
+    publish(
+        predictions, predicted(("a", "old", None), ("b", "t", None), ("gone", "t", None)), "run1", ["a", "b", "gone"]
+    )
+    before = predictions.table.version()
+    publish(predictions, predicted(("a", "new", None)), "run2", ["a", "b"])
+    assert predictions.table.version() == before + 1
+    rows = predictions.table.read(["product_id", "text_hash"]).to_pylist()
+    assert rows == [{"product_id": "a", "text_hash": "new"}, {"product_id": "b", "text_hash": "t"}]
+    old = predictions.table.read_files(predictions.table.files(version=before), ["product_id"])
+    assert sorted(old["product_id"].to_pylist()) == ["a", "b", "gone"]

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from mmbatch import schema
+from mmbatch.fusion.head import ConcatenationHead
+from mmbatch.fusion.late import LateFusion
+from mmbatch.pipelines.predict import TOP_K, prediction_table
+from mmbatch.predictor import EncoderPart, Predictor, Scorer
+
+CATEGORIES = (("a",), ("b", "c"), ("b", "d"))
+PARTS = (EncoderPart(id="img@1", modality="image", width=3), EncoderPart(id="txt@2", modality="text", width=2))
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    classifiers = {
+        part.name: (rng.normal(size=(3, part.width)).astype(np.float32), np.zeros(3, np.float32)) for part in PARTS
+    }
+    head = ConcatenationHead(widths={"img": 3, "txt": 2}, classes=3, hidden=4, dropout=0.5).eval()
+    scorer = Scorer(encoders=PARTS, classifiers=classifiers, head=head)
+    scores = scorer.scores(features(60))
+    late = LateFusion.fit(scores, np.arange(60) % 3, models=scorer.models, classes=3, seed=0, threads=1)
+    return Predictor(scorer=scorer, late_fusion=late, categories=CATEGORIES)
+
+
+def features(rows: int, *, without_image: tuple[int, ...] = ()) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(1)
+    present = np.ones(rows, bool)
+    present[list(without_image)] = False
+    image = rng.normal(size=(rows, 3)).astype(np.float16)
+    return {"img": (image, present), "txt": (rng.normal(size=(rows, 2)).astype(np.float16), np.ones(rows, bool))}
+
+
+def test_a_model_without_its_modality_has_no_score_and_the_product_still_has_a_prediction(predictor: Predictor) -> None:
+    scores, joined = predictor.predict(features(5, without_image=(2,)))
+    assert predictor.scorer.models == ("img", "txt", "fusion-head")
+    assert np.isnan(scores[2]).all(axis=1).tolist() == [True, False, False]
+    assert not np.isnan(scores[[0, 1, 3, 4]]).any()
+    np.testing.assert_allclose(joined.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_predictor_comes_back_from_its_files_whole(predictor: Predictor, tmp_path: Path) -> None:
+    predictor.save(tmp_path)
+    loaded = Predictor.load(tmp_path)
+    given = features(20, without_image=(3,))
+    for before, after in zip(predictor.predict(given), loaded.predict(given), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert loaded.categories == CATEGORIES
+
+
+def test_prediction_rows_agree_with_the_scores(predictor: Predictor) -> None:
+    given = features(4, without_image=(1,))
+    keys = pa.table(
+        {"product_id": ["p0", "p1", "p2", "p3"], "text_hash": ["t"] * 4, "image_hash": ["i"] * 4, "bucket": [0] * 4}
+    )
+    rows = prediction_table(keys, given, predictor)
+    assert rows.schema.equals(schema.PREDICTIONS)
+    scores, joined = predictor.predict(given)
+    for i, row in enumerate(rows.to_pylist()):
+        best = CATEGORIES[joined[i].argmax()]
+        assert (row["label"], row["category"]) == (list(best), " > ".join(best))
+        assert row["confidence"] == row["top_probabilities"][0] == joined[i].max()
+        assert row["top_probabilities"] == sorted(row["top_probabilities"], reverse=True)
+        assert len(row["top_categories"]) == min(TOP_K, 3)
+        models = dict(row["model_categories"])
+        assert ("img" in models) == (i != 1)
+        assert models["txt"] == " > ".join(CATEGORIES[scores[i, 1].argmax()])
+        assert dict(row["model_probabilities"])["txt"] == scores[i, 1].max()
+    assert rows["image_hash"].to_pylist() == ["i", None, "i", "i"]
