@@ -72,6 +72,8 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
         )
         encoders += [model] if model else []
         lap(f"fine-tune {recipe.name}")
+    if not encoders:
+        raise InputError(f"--workspace {workspace.uri}: no labelled product has what preset {preset.name} can encode")
     stages: dict[str, Any] = {"encoders": [model.id for model in encoders], "extract": extract(workspace, encoders)}
     lap("extract")
     head = train_head(workspace, encoders, recipe=asdict(preset.head))

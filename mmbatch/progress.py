@@ -37,4 +37,5 @@ class Progress:
         left = (self.total - self.done) / rate if rate else float("inf")
         share = self.done / self.total if self.total else 1.0
         ending = f"{left:,.0f} s left" if self.done < self.total else f"{seconds:,.1f} s"
-        return f"{self.stage:<10} {self.done:>9,} / {self.total:,} {self.unit}  {share:4.0%}  {rate:,.0f}/s  {ending}"
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+        return f"{self.stage:<10} {self.done:>9,} / {self.total:,} {self.unit}  {share:4.0%}  {speed}/s  {ending}"

@@ -2,15 +2,19 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
 import ray
 import ray.data
 from ray.exceptions import RayError
+from ray.util.queue import Queue
 
 from mmbatch.errors import MmbatchError
+from mmbatch.progress import say
 
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -91,6 +95,25 @@ def remove_folder(uri: str) -> None:
     filesystem, path = fsspec.core.url_to_fs(uri)
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)
+
+
+@contextmanager
+def lines_from_workers() -> Iterator[Queue]:
+    """A queue whose lines, put by any worker, are printed by the driver as they come."""
+    queue = Queue(actor_options={"num_cpus": 0})
+    printer = threading.Thread(target=_print_lines, args=(queue,), daemon=True)
+    printer.start()
+    try:
+        yield queue
+    finally:
+        queue.put(None)
+        printer.join()
+        queue.shutdown()
+
+
+def _print_lines(queue: Queue) -> None:
+    while (line := queue.get()) is not None:
+        say(line)
 
 
 def run_task(work: Callable[..., Any], *arguments: Any) -> Any:

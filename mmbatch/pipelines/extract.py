@@ -5,6 +5,7 @@ actors, which hold all encoders, turns it into vectors and writes one file; the 
 they arrive. What was committed is not stale any more, so a run that is killed goes on where it was.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -116,6 +117,7 @@ def _compute(
     local = {model.id: model for model in models}
     cpus, gpus = processors()
     say(f"extract    {contents:,} contents for {len(stores)} encoder(s) on {f'{gpus} GPU(s)' if gpus else 'CPU'}")
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_restarts has no name of its own yet
     dataset = (
         ray.data.from_items(units, override_num_blocks=len(units))
         .flat_map(partial(_prepare, catalog=catalog, models=local), num_cpus=1)

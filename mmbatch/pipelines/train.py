@@ -23,8 +23,8 @@ from mmbatch.fusion.late import LateFusion
 from mmbatch.models import Model, digest_of, fetch_model, find_model, publish_model
 from mmbatch.pipelines.cluster import run_task, start_ray
 from mmbatch.pipelines.extract import store_of
-from mmbatch.pipelines.finetune import CLASSIFIER
 from mmbatch.pipelines.rows import Labels, by_bucket, training_labels
+from mmbatch.pipelines.train_loop import CLASSIFIER
 from mmbatch.predictor import HEAD_MODEL, EncoderPart, Features, Predictor, Scorer
 from mmbatch.progress import say
 from mmbatch.runs import Run

@@ -4,7 +4,8 @@ import torch
 
 from mmbatch.encoders import TimmImage
 from mmbatch.errors import InputError
-from mmbatch.pipelines.finetune import LENGTH_POOL, Classifier, _batches, _optimizer
+from mmbatch.pipelines.train_loop import Classifier, _optimizer
+from mmbatch.pipelines.training_rows import LENGTH_POOL, length_batches
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def classifier() -> Classifier:
 
 def test_batches_hold_every_row_once_with_like_lengths_together() -> None:
     lengths = np.random.default_rng(0).integers(1, 200, size=1_000)
-    batches = _batches(lengths, 16, np.random.default_rng(1))
+    batches = length_batches(lengths, 16, np.random.default_rng(1))
     assert sorted(np.concatenate(batches).tolist()) == list(range(1_000))
     padded = sum(lengths[batch].max() * len(batch) for batch in batches)
     unsorted = np.random.default_rng(2).permutation(1_000)
