@@ -16,7 +16,7 @@ from mmbatch.workspace import Workspace, normalise_uri
 class Pipeline(SourceJob, TrainingJob):
     """Run the whole job; what is done already is found and kept. Without --source, on the built-in sample catalog."""
 
-    rows: int = 3_000
+    rows: int = 4_000
     """Rows of the built-in sample catalog, when no --source is named."""
 
 
