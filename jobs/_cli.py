@@ -51,6 +51,9 @@ def run_job(job: type[JobT], main: Callable[[JobT], dict[str, Any]]) -> None:
     except MmbatchError as error:
         say(f"error: {error}")
         _exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted: the same command goes on from what is committed")
+        _exit(130)
     if config.json:
         print(json.dumps(result, default=str))
     _exit(0)

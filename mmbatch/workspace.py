@@ -59,7 +59,10 @@ class Workspace:
         """Make a workspace; `LostRaceError` when another run made one there in the meantime."""
         uri = normalise_uri(uri)
         filesystem, root = fsspec.core.url_to_fs(uri)
-        filesystem.makedirs(root, exist_ok=True)
+        try:
+            filesystem.makedirs(root, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--workspace {uri}: cannot make this folder: {error}") from None
         try:
             with filesystem.open(f"{root}/workspace.json", "xb") as file:
                 file.write(json.dumps({"format": FORMAT, **asdict(settings)}, indent=1).encode())
@@ -91,8 +94,14 @@ class Workspace:
 
 
 def normalise_uri(uri: str) -> str:
-    """An absolute URI without trailing slash; a local folder is given as a plain absolute path."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    """An absolute URI without trailing slash; a local folder is given as a plain absolute path.
+
+    `InputError` when no file system is known for its scheme.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{uri}: {error}; expected a folder or s3://bucket/prefix") from None
     local = "file" in filesystem.protocol or filesystem.protocol == "file"
     return str(path).rstrip("/") if local else uri.rstrip("/")
 

@@ -103,6 +103,13 @@ def test_a_workspace_made_with_other_settings(tmp_path: Path, write_csv: Callabl
     assert "made with other settings (level is 1, asked for 2; seed is 0, asked for 5)" in line
 
 
+def test_a_workspace_that_cannot_be_made(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    source = ("--source", write_csv(rows()), *COLUMNS)
+    assert "Protocol not known: ftq" in refused("ingest", "--workspace", "ftq://bucket/w", *source)
+    (tmp_path / "file").write_text("")
+    assert "cannot make this folder" in refused("ingest", "--workspace", tmp_path / "file" / "w", *source)
+
+
 @pytest.mark.parametrize("content", ["not json", "[]", '{"format": 99}'])
 def test_a_workspace_file_of_another_kind(content: str, tmp_path: Path) -> None:
     (tmp_path / "workspace.json").write_text(content)
