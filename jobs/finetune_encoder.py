@@ -5,6 +5,7 @@ from typing import Any
 
 from jobs._cli import TrainingJob, plan, run_job, weights_folder
 from mmbatch.errors import InputError
+from mmbatch.models import Model
 from mmbatch.presets import EncoderRecipe, preset_named
 from mmbatch.workspace import Workspace
 
@@ -28,22 +29,27 @@ def main(config: FinetuneEncoder) -> dict[str, Any]:
     if config.dry_run:
         return plan(config, encoders=[asdict(recipe) for recipe in recipes])
 
+    weights = weights_folder(config)
+    models = [finetune_recipe(workspace, recipe, weights=weights, workers=config.workers) for recipe in recipes]
+    return {"encoders": {model.id: model.card["metrics"] for model in models if model}}
+
+
+def finetune_recipe(
+    workspace: Workspace, recipe: EncoderRecipe, *, weights: str | None, workers: int | None = None
+) -> Model | None:
+    """Fine-tune one encoder of a preset; None when the catalog has nothing that it could learn from."""
     from mmbatch.pipelines.finetune import finetune
 
-    models = [
-        finetune(
-            workspace,
-            name=recipe.name,
-            modality=recipe.modality,
-            kind=recipe.kind,
-            arguments=recipe.arguments,
-            training=asdict(recipe.training),
-            weights=weights_folder(config),
-            workers=config.workers,
-        )
-        for recipe in recipes
-    ]
-    return {"encoders": {model.id: model.card["metrics"] for model in models if model}}
+    return finetune(
+        workspace,
+        name=recipe.name,
+        modality=recipe.modality,
+        kind=recipe.kind,
+        arguments=recipe.arguments,
+        training=asdict(recipe.training),
+        weights=weights,
+        workers=workers,
+    )
 
 
 def chosen(workspace: Workspace, name: str | None) -> list[EncoderRecipe]:

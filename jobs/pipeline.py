@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs._cli import TrainingJob, plan, run_job, weights_folder
 from jobs._source import SourceJob, check_source, open_or_create
+from jobs.finetune_encoder import finetune_recipe
 from mmbatch.errors import InputError
 from mmbatch.presets import Preset
 from mmbatch.progress import say
@@ -49,7 +50,6 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
     """Everything after ingest, in order; each stage finds for itself what is done."""
     from mmbatch.pipelines.evaluate import evaluate
     from mmbatch.pipelines.extract import extract
-    from mmbatch.pipelines.finetune import finetune
     from mmbatch.pipelines.predict import predict
     from mmbatch.pipelines.train import train_head, train_late_fusion
 
@@ -61,15 +61,7 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
 
     encoders = []
     for recipe in preset.encoders:
-        model = finetune(
-            workspace,
-            name=recipe.name,
-            modality=recipe.modality,
-            kind=recipe.kind,
-            arguments=recipe.arguments,
-            training=asdict(recipe.training),
-            weights=weights,
-        )
+        model = finetune_recipe(workspace, recipe, weights=weights)
         encoders += [model] if model else []
         lap(f"fine-tune {recipe.name}")
     if not encoders:

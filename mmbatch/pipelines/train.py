@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.fusion.head import ConcatenationHead, load_head
 from mmbatch.fusion.late import LateFusion
-from mmbatch.models import Model, digest_of, fetch_model, find_model, publish_model
+from mmbatch.models import Kind, Model, digest_of, fetch_model, find_model, publish_model
 from mmbatch.pipelines.cluster import run_task, start_ray
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.rows import Labels, by_bucket, training_labels
@@ -107,22 +107,30 @@ def _train_head(workspace: Workspace, encoders: Sequence[Model], recipe: dict[st
         if held_out < best_loss:
             best, best_loss, best_epoch = copy.deepcopy(head.state_dict()), held_out, epoch
     head.load_state_dict(best)
-    with tempfile.TemporaryDirectory() as name:
-        head.eval().save(Path(name))
-        return publish_model(
-            workspace,
-            kind="head",
-            name=HEAD_MODEL,
-            folder=Path(name),
-            identity=sorted(path.name for path in Path(name).iterdir()),
-            recipe=digest,
-            card={
-                "encoders": [model.id for model in encoders],
-                "categories": labels.categories,
-                "metrics": {"split": "fusion", "log_loss": best_loss, "epoch": best_epoch},
-                "training": recipe,
-            },
-        )
+    card = {
+        "encoders": [model.id for model in encoders],
+        "categories": labels.categories,
+        "metrics": {"split": "fusion", "log_loss": best_loss, "epoch": best_epoch},
+        "training": recipe,
+    }
+    return _store(head.eval(), workspace, kind="head", name=HEAD_MODEL, recipe=digest, card=card)
+
+
+def _store(
+    made: ConcatenationHead | Predictor,
+    workspace: Workspace,
+    *,
+    kind: Kind,
+    name: str,
+    recipe: str,
+    card: dict[str, Any],
+) -> Model:
+    """Save to a local folder and publish it; every file decides the output."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        made.save(folder)
+        files = sorted(path.name for path in folder.iterdir())
+        return publish_model(workspace, kind=kind, name=name, folder=folder, identity=files, recipe=recipe, card=card)
 
 
 def _log_loss(head: ConcatenationHead, data: "FeatureRows") -> float:
@@ -152,23 +160,14 @@ def _train_late_fusion(workspace: Workspace, encoders: Sequence[Model], head: Mo
         threads=1,
     )
     predictor = Predictor(scorer=scorer, late_fusion=late, categories=labels.paths)
-    with tempfile.TemporaryDirectory() as name:
-        predictor.save(Path(name))
-        return publish_model(
-            workspace,
-            kind="predictor",
-            name=PREDICTOR,
-            folder=Path(name),
-            identity=sorted(path.name for path in Path(name).iterdir()),
-            recipe=digest,
-            card={
-                "encoders": [model.id for model in encoders],
-                "head": head.id if head else None,
-                "models": scorer.models,
-                "late_fusion": asdict(late.report),
-                "preset": workspace.settings.preset,
-            },
-        )
+    card = {
+        "encoders": [model.id for model in encoders],
+        "head": head.id if head else None,
+        "models": scorer.models,
+        "late_fusion": asdict(late.report),
+        "preset": workspace.settings.preset,
+    }
+    return _store(predictor, workspace, kind="predictor", name=PREDICTOR, recipe=digest, card=card)
 
 
 def _scorer(encoders: Sequence[Model], head: Model | None) -> Scorer:
