@@ -54,6 +54,14 @@ FLIPKART_SMALL = Preset(
             ),
         ),
     ),
-    head=HeadRecipe(hidden=64, dropout=0.3, epochs=20, batch_size=64, learning_rate=1e-3, weight_decay=0.05),
+    head=HeadRecipe(
+        hidden=64,
+        dropout=0.3,
+        epochs=20,
+        batch_size=64,
+        learning_rate=3e-3,
+        weight_decay=0.05,
+        label_smoothing=0.1,  # as the encoders': without it the head is over-confident and late fusion leans on it
+    ),
     source="github.com/param-mehta/Product-Category-Classification-using-Multi-modal-network (task)",
 )
