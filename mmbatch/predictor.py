@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from mmbatch.fusion.head import ConcatenationHead, load_head
 from mmbatch.fusion.late import LateFusion, load_late_fusion
+from mmbatch.fusion.probe import unit
 from mmbatch.schema import Modality
 
 HEAD_MODEL = "fusion-head"
@@ -38,12 +39,12 @@ class EncoderPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """The models below the late fusion: each encoder's own classification layer, and the fusion head."""
+    """The models below the late fusion: a linear probe of each encoder, and the fusion head."""
 
     encoders: tuple[EncoderPart, ...]
     """By name."""
     classifiers: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    """Encoder name -> weight float32 `[C, width]` and bias float32 `[C]`."""
+    """Encoder name -> weight float32 `[C, width]` and bias float32 `[C]` over vectors of length one (`fit_probe`)."""
     head: ConcatenationHead | None
     """None when there is one encoder only: nothing to join."""
 
@@ -65,7 +66,7 @@ class Scorer:
 
     def _encoder_scores(self, name: str, vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
         weight, bias = self.classifiers[name]
-        probabilities = _softmax(vectors.astype(np.float32) @ weight.T + bias)
+        probabilities = _softmax(unit(vectors) @ weight.T + bias)
         probabilities[~present] = np.nan
         return probabilities
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: catalog and labels -> encoder and its own classification layer, by one Ray Train loop for all encoders.
+"""Fine-tuning: catalog and labels -> encoder, by one Ray Train loop for all encoders.
 
 Each worker reads its share of the train rows bucket by bucket in every epoch, so that the training set never has to
 fit in memory. The epoch with the best macro-F1 on the fusion rows is kept.
@@ -126,9 +126,9 @@ def _publish(
     metrics: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Model:
-    (folder / TRAINING_STATE).unlink()
+    for file in (TRAINING_STATE, CLASSIFIER):
+        (folder / file).unlink()
     encoder = load_encoder(folder)
-    files = sorted(path.name for path in folder.iterdir())
     card = {
         "modality": encoder.modality,
         "width": encoder.width,
@@ -142,7 +142,7 @@ def _publish(
         kind="encoder",
         name=name,
         folder=folder,
-        identity=[file for file in files if file != CLASSIFIER],
+        identity=sorted(path.name for path in folder.iterdir()),
         recipe=recipe,
         card=card,
     )

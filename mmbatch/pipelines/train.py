@@ -7,6 +7,7 @@ import copy
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.fusion.head import ConcatenationHead, load_head
 from mmbatch.fusion.late import LateFusion
+from mmbatch.fusion.probe import INVERSE_STRENGTH, fit_probe
 from mmbatch.models import Kind, Model, digest_of, fetch_model, find_model, publish_model
 from mmbatch.pipelines.cluster import run_task, start_ray
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.rows import Labels, by_bucket, training_labels
-from mmbatch.pipelines.train_loop import CLASSIFIER
 from mmbatch.predictor import HEAD_MODEL, EncoderPart, Features, Predictor, Scorer
 from mmbatch.progress import say
 from mmbatch.runs import Run
@@ -65,7 +65,8 @@ def train_head(workspace: Workspace, encoders: Sequence[Model], *, recipe: Mappi
 def train_late_fusion(workspace: Workspace, encoders: Sequence[Model], head: Model | None) -> Model:
     """Fit the late fusion on the fusion rows' scores and store the predictor, unless the workspace holds it already."""
     labels = training_labels(Catalog(workspace=workspace))
-    digest = digest_of([workspace.settings.seed, _identity(encoders, labels), head.id if head else None])
+    made_from = [workspace.settings.seed, _identity(encoders, labels), head.id if head else None, INVERSE_STRENGTH]
+    digest = digest_of(made_from)
     if found := find_model(workspace, kind="predictor", name=PREDICTOR, recipe=digest):
         say(f"late       found {found.id}")
         return found
@@ -145,12 +146,11 @@ def _log_loss(head: ConcatenationHead, data: "FeatureRows") -> float:
 
 
 def _train_late_fusion(workspace: Workspace, encoders: Sequence[Model], head: Model | None, digest: str) -> Model:
-    """Runs in a Ray task: scores of the fusion rows, late fusion, predictor."""
+    """Runs in a Ray task: probes on the train rows, scores of the fusion rows, late fusion, predictor."""
     labels = training_labels(Catalog(workspace=workspace))
-    scorer = _scorer(encoders, head)
-    parts = [
-        (scorer.scores(features), codes) for features, codes in FeatureRows(workspace, encoders, labels).read("fusion")
-    ]
+    data = FeatureRows(workspace, encoders, labels)
+    scorer = _scorer(encoders, head, data, classes=len(labels.categories))
+    parts = [(scorer.scores(features), codes) for features, codes in data.read("fusion")]
     late = LateFusion.fit(
         np.concatenate([scores for scores, _ in parts]),
         np.concatenate([codes for _, codes in parts]),
@@ -170,14 +170,17 @@ def _train_late_fusion(workspace: Workspace, encoders: Sequence[Model], head: Mo
     return _store(predictor, workspace, kind="predictor", name=PREDICTOR, recipe=digest, card=card)
 
 
-def _scorer(encoders: Sequence[Model], head: Model | None) -> Scorer:
+def _scorer(encoders: Sequence[Model], head: Model | None, data: "FeatureRows", *, classes: int) -> Scorer:
+    """Linear probes fitted on the train rows, and the head."""
     ordered = sorted(encoders, key=lambda model: model.name)
-    arrays = {model.name: load_file(fetch_model(model) / CLASSIFIER) for model in ordered}
     return Scorer(
         encoders=tuple(
             EncoderPart(id=model.id, modality=model.card["modality"], width=model.card["width"]) for model in ordered
         ),
-        classifiers={name: (array["weight"], array["bias"]) for name, array in arrays.items()},
+        classifiers={
+            model.name: fit_probe(partial(data.vectors, model.name), width=model.card["width"], classes=classes)
+            for model in ordered
+        },
         head=load_head(fetch_model(head)) if head else None,
     )
 
@@ -194,6 +197,12 @@ class FeatureRows:
         """Features and class codes int64 `[N]` of one split, a bucket at a time."""
         for bucket, rows in by_bucket(self.rows, split):
             yield self._read_bucket(bucket, rows)
+
+    def vectors(self, encoder: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Vectors and class codes of the train rows that one encoder has a vector of, a bucket at a time."""
+        for features, codes in self.read("train"):
+            vectors, present = features[encoder]
+            yield vectors[present], codes[present]
 
     def train_batches(self, batch: int, epoch: int) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor], Tensor]]:
         """Shuffled minibatches of the train rows: vectors, presence, class codes."""

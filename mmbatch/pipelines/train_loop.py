@@ -20,10 +20,10 @@ from mmbatch.metrics import f1_scores
 from mmbatch.pipelines.training_rows import TrainingRows
 
 CLASSIFIER = "classifier.safetensors"
-"""Weight `[C, width]` and bias `[C]` of the encoder's own classification layer, beside the encoder's files."""
+"""The classification layer that the encoder is trained under; scores come from a probe on stored features."""
 
 TRAINING_STATE = "training_state.pt"
-"""Optimiser, schedule and epoch, for a worker that is restarted; not a part of the model."""
+"""Optimiser, schedule and epoch. Both files serve a worker that is restarted and are no part of the model."""
 
 
 class Classifier(nn.Module):
