@@ -46,6 +46,22 @@ def test_training_refuses_what_cannot_be_learned(
     assert "Traceback" not in done.stderr
 
 
+def test_weights_that_are_not_there_are_named_before_any_training(
+    tmp_path: Path, write_csv: Callable[..., Path]
+) -> None:
+    flags = ("--preset", "flipkart-small", "--columns", "id=sku", "title=name", "label=top")
+    workspace = tmp_path / "w"
+    assert run_job("ingest", "--workspace", workspace, "--source", write_csv(labelled(60)), *flags).returncode == 0
+    done = run_job("finetune_encoder", "--workspace", workspace, "--weights", tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert f"error: --weights {tmp_path}/nowhere: no such folder" in done.stderr
+    (tmp_path / "empty").mkdir()
+    done = run_job("finetune_encoder", "--workspace", workspace, MMBATCH_WEIGHTS=str(tmp_path / "empty"))
+    assert done.returncode == 2
+    assert "sentence-transformers/all-MiniLM-L6-v2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_catalog_of_text_alone_goes_all_the_way(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     rows = labelled(120)
     rows[7]["top"] = "a class of one product"

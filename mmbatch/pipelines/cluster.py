@@ -41,6 +41,7 @@ def start_ray() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=environment, **quiet)
     else:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core reports its own restart policy as errors
         ray.init(
             address="local",
             num_cpus=(os.cpu_count() or 1) + LOCAL_SPARE_CPUS,

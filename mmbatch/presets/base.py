@@ -1,7 +1,7 @@
 """What a preset is: a named, typed configuration in Python."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mmbatch.schema import Modality
 from mmbatch.sources import Columns
@@ -83,5 +83,3 @@ class Preset:
     """In any order; they are always visited by name."""
     head: HeadRecipe
     """The fusion head."""
-    source: str = field(default="")
-    """Where the recipe comes from."""

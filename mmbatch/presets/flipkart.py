@@ -63,5 +63,4 @@ FLIPKART_SMALL = Preset(
         weight_decay=0.05,
         label_smoothing=0.1,  # as the encoders': without it the head is over-confident and late fusion leans on it
     ),
-    source="github.com/param-mehta/Product-Category-Classification-using-Multi-modal-network (task)",
 )

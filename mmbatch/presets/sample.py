@@ -1,4 +1,7 @@
-"""`sample`: a small pair of encoders trained from scratch, for the built-in catalog and a first look at any other."""
+"""`sample`: a small pair of encoders trained from scratch, for the built-in catalog and a first look at any other.
+
+It follows no published system: it is sized so that a laptop without a GPU trains it in a minute or two.
+"""
 
 from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset, Training
 from mmbatch.sources import Columns
@@ -24,5 +27,4 @@ SAMPLE = Preset(
         ),
     ),
     head=HeadRecipe(hidden=128, dropout=0.2, epochs=20, batch_size=128, learning_rate=1e-3, weight_decay=0.01),
-    source="no published system: sized so that a laptop without a GPU trains it in a minute",
 )
