@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ class Job:
     """Print the run's ledger entries as one JSON object on stdout; everything else goes to stderr."""
     dry_run: bool = False
     """Print the resolved configuration and the size of the work, and exit."""
+    wait: float = 0.0
+    """Seconds to wait for another run that writes the same workspace, before giving up with exit code 4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ JobT = TypeVar("JobT", bound=Job)
 def run_job(job: type[JobT], main: Callable[[JobT], dict[str, Any]]) -> None:
     """Parse the flags, run the job and end the process: 0 done, 2 bad input, 3 refused to publish, 4 lost a race."""
     config = tyro.cli(job)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result = main(config)
     except MmbatchError as error:

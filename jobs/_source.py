@@ -3,12 +3,11 @@
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-import fsspec
-
 from jobs._cli import Job
 from mmbatch.errors import InputError
 from mmbatch.presets import Preset, preset_named
 from mmbatch.sources import Columns, count_rows, list_files, plan_units
+from mmbatch.storage import filesystem_of
 from mmbatch.workspace import Settings, Workspace, buckets_for
 
 BYTES_PER_ROW = 500
@@ -99,5 +98,5 @@ def _at_least(lowest: int, flag: str, value: int) -> int:
 
 
 def _size(uri: str) -> int:
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = filesystem_of(uri)
     return int(filesystem.size(path))

@@ -22,7 +22,8 @@ def main(config: Evaluate) -> dict[str, Any]:
 
     from mmbatch.pipelines.evaluate import evaluate
 
-    return evaluate(workspace, predictor)
+    with workspace.writing("evaluate", wait_s=config.wait) as workspace:
+        return evaluate(workspace, predictor)
 
 
 if __name__ == "__main__":

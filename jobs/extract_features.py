@@ -16,13 +16,14 @@ class ExtractFeatures(Job):
 def main(config: ExtractFeatures) -> dict[str, Any]:
     """Bring the feature stores of all encoders up to date."""
     workspace = Workspace.open(config.workspace)
-    models = newest_encoders(workspace)
+    newest_encoders(workspace)
 
     from mmbatch.pipelines.extract import extract, stale_counts
 
     if config.dry_run:
-        return plan(config, stale=stale_counts(workspace, models))
-    return extract(workspace, models)
+        return plan(config, stale=stale_counts(workspace, newest_encoders(workspace)))
+    with workspace.writing("extract_features", wait_s=config.wait) as workspace:
+        return extract(workspace, newest_encoders(workspace))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ def main(config: FinetuneEncoder) -> dict[str, Any]:
         return plan(config, encoders=[asdict(recipe) for recipe in recipes])
 
     weights = weights_folder(config)
-    models = [finetune_recipe(workspace, recipe, weights=weights, workers=config.workers) for recipe in recipes]
+    with workspace.writing("finetune_encoder", wait_s=config.wait) as workspace:
+        models = [finetune_recipe(workspace, recipe, weights=weights, workers=config.workers) for recipe in recipes]
     return {"encoders": {model.id: model.card["metrics"] for model in models if model}}
 
 

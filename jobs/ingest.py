@@ -24,7 +24,8 @@ def main(config: Ingest) -> dict[str, Any]:
 
     from mmbatch.pipelines.ingest import ingest
 
-    return ingest(workspace, source=source.uri, columns=source.columns)
+    with workspace.writing("ingest", wait_s=config.wait) as workspace:
+        return ingest(workspace, source=source.uri, columns=source.columns)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ def main(config: Pipeline) -> dict[str, Any]:
 
     from mmbatch.pipelines.ingest import ingest
 
-    stages = {"ingest": ingest(workspace, source=source.uri, columns=source.columns)}
-    return stages | run_stages(workspace, preset, weights=weights_folder(config))
+    with workspace.writing("pipeline", wait_s=config.wait) as workspace:
+        stages = {"ingest": ingest(workspace, source=source.uri, columns=source.columns)}
+        return stages | run_stages(workspace, preset, weights=weights_folder(config))
 
 
 def _sample(config: Pipeline) -> str:

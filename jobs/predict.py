@@ -29,7 +29,8 @@ def main(config: Predict) -> dict[str, Any]:
 
     if config.dry_run:
         return plan(config, predictor=model.id, products=outdated(workspace, model).counts)
-    return predict(workspace, model)
+    with workspace.writing("predict", wait_s=config.wait) as workspace:
+        return predict(workspace, model)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ def main(config: TrainHead) -> dict[str, Any]:
 
     from mmbatch.pipelines.train import train_head
 
-    head = train_head(workspace, encoders, recipe=asdict(recipe))
+    with workspace.writing("train_head", wait_s=config.wait) as workspace:
+        head = train_head(workspace, encoders, recipe=asdict(recipe))
     return {"head": head.id if head else None, "metrics": head.card["metrics"] if head else None}
 
 

@@ -25,7 +25,8 @@ def main(config: TrainLateFusion) -> dict[str, Any]:
 
     from mmbatch.pipelines.train import train_late_fusion
 
-    model = train_late_fusion(workspace, encoders, head)
+    with workspace.writing("train_late_fusion", wait_s=config.wait) as workspace:
+        model = train_late_fusion(workspace, encoders, head)
     return {"predictor": model.id, "late_fusion": model.card["late_fusion"]}
 
 

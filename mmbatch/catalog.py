@@ -42,17 +42,17 @@ class Catalog:
     @cached_property
     def table(self) -> Table:
         """One row per product."""
-        return Table(self.workspace.path("catalog"), schema.CATALOG)
+        return self.workspace.table("catalog", schema=schema.CATALOG)
 
     @cached_property
     def images(self) -> Table:
         """Image files that came as bytes, by content."""
-        return Table(self.workspace.path("images"), schema.IMAGES)
+        return self.workspace.table("images", schema=schema.IMAGES)
 
     @cached_property
     def splits(self) -> Table:
         """Split of each labelled product."""
-        return Table(self.workspace.path("splits"), schema.SPLIT)
+        return self.workspace.table("splits", schema=schema.SPLIT)
 
     def keys(self, buckets: Collection[int] | None = None) -> pa.Table:
         """`product_id`, `text_hash`, `image_hash`, `bucket` of every product: all that planning needs."""

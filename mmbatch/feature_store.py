@@ -44,7 +44,7 @@ class FeatureStore:
         """Vectors as fixed-size binary: little-endian float16 `[width]`."""
         vector = pa.field("vector", pa.binary(2 * self.width))
         columns = [vector if field.name == "vector" else field for field in schema.FEATURES]
-        return Table(self.workspace.path("features", self.encoder), pa.schema(columns))
+        return self.workspace.table("features", self.encoder, schema=pa.schema(columns))
 
     def stale(self, keys: pa.Table) -> Stale:
         """Products of the catalog (`Catalog.keys`) without a stored vector of their present content.

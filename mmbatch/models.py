@@ -12,6 +12,7 @@ from typing import Any, Literal
 import fsspec
 
 from mmbatch.errors import InputError
+from mmbatch.storage import filesystem_of, is_local, make_folder
 from mmbatch.workspace import Workspace
 
 Kind = Literal["encoder", "head", "predictor"]
@@ -61,10 +62,12 @@ def publish_model(
     fingerprint = hashlib.sha256(json.dumps([(file, digests[file]) for file in sorted(identity)]).encode()).hexdigest()
     model_id = f"{name}@{fingerprint[:12]}"
     uri = workspace.path("models", kind, model_id)
-    filesystem, root = fsspec.core.url_to_fs(uri)
-    filesystem.makedirs(root, exist_ok=True)
+    filesystem, root = filesystem_of(uri)
+    make_folder(uri)
     for file in digests:
         filesystem.put_file(str(folder / file), f"{root}/{file}")
+    if workspace.epoch:
+        workspace.epoch.check()
     content = {"kind": kind, "id": model_id, "recipe": recipe, "sha256": digests, **card}
     filesystem.pipe_file(f"{root}/{CARD}", json.dumps(content, indent=1, ensure_ascii=False).encode())
     return Model(kind=kind, id=model_id, uri=uri, card=content)
@@ -78,7 +81,7 @@ def find_model(workspace: Workspace, *, kind: Kind, name: str, recipe: str) -> M
 
 def list_models(workspace: Workspace, kind: Kind) -> list[Model]:
     """All models of a kind, the newest last."""
-    filesystem, root = fsspec.core.url_to_fs(workspace.path("models", kind))
+    filesystem, root = filesystem_of(workspace.path("models", kind))
     cards = sorted((filesystem.modified(path), path) for path in filesystem.glob(f"{root}/*/{CARD}"))
     models = [json.loads(filesystem.cat_file(path)) for _, path in cards]
     return [
@@ -89,7 +92,7 @@ def list_models(workspace: Workspace, kind: Kind) -> list[Model]:
 def open_model(workspace: Workspace, *, kind: Kind, model_id: str) -> Model:
     """A model by its identity; `InputError` when it is not there."""
     uri = workspace.path("models", kind, model_id)
-    filesystem, root = fsspec.core.url_to_fs(uri)
+    filesystem, root = filesystem_of(uri)
     try:
         card = json.loads(filesystem.cat_file(f"{root}/{CARD}"))
     except FileNotFoundError:
@@ -119,8 +122,8 @@ def fetch_model(model: Model) -> Path:
 
     A model in a local workspace is used where it lies; one in an object store is downloaded once per machine.
     """
-    filesystem, root = fsspec.core.url_to_fs(model.uri)
-    local = Path(root) if "file" in filesystem.protocol else _download(model, filesystem, root)
+    filesystem, root = filesystem_of(model.uri)
+    local = Path(root) if is_local(model.uri) else _download(model, filesystem, root)
     for file, expected in model.card["sha256"].items():
         found = _sha256(local / file) if (local / file).exists() else "missing"
         if found != expected:

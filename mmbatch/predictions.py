@@ -34,11 +34,11 @@ class Predictions:
     @cached_property
     def table(self) -> Table:
         """What is published."""
-        return Table(self.workspace.path("predictions"), schema.PREDICTIONS)
+        return self.workspace.table("predictions", schema=schema.PREDICTIONS)
 
     def staged(self, run_id: str) -> Table:
         """What a run wants to publish."""
-        return Table(self.workspace.path("staged", run_id), schema.PREDICTIONS)
+        return self.workspace.table("staged", run_id, schema=schema.PREDICTIONS)
 
     def outdated(self, keys: pa.Table, *, predictor: str, buckets: Collection[int]) -> Outdated:
         """Compare catalog keys of some buckets with what their published predictions were made from."""

@@ -14,7 +14,7 @@ _IDENTITY = ["stage", "source", "position", "product_id", "modality", "reason", 
 
 def quarantine_table(workspace: Workspace) -> Table:
     """The workspace's quarantine; it need not exist yet."""
-    return Table(workspace.path("quarantine"), schema.QUARANTINE)
+    return workspace.table("quarantine", schema=schema.QUARANTINE)
 
 
 def entries_for(rejects: pa.Table, *, stage: str, source: str, run_id: str, buckets: int) -> pa.Table:

@@ -67,4 +67,4 @@ def tie_out(stage: str, rows_in: int, outcomes: Mapping[str, int]) -> None:
 
 
 def _table(workspace: Workspace) -> Table:
-    return Table(workspace.path("runs"), pa.schema([*schema.RUNS, ("bucket", pa.int32())]))
+    return workspace.table("runs", schema=pa.schema([*schema.RUNS, ("bucket", pa.int32())]))

@@ -15,7 +15,6 @@ from typing import Literal
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from mmbatch.errors import InputError
 from mmbatch.sample_drawings import SAME_DRAWING, draw_picture
@@ -28,6 +27,7 @@ from mmbatch.sample_words import (
     write_description,
     write_title,
 )
+from mmbatch.storage import filesystem_of, make_folder
 from mmbatch.workspace import normalise_uri
 
 __all__ = [
@@ -125,11 +125,10 @@ def write_sample(folder_uri: str, *, rows: int, seed: int, rows_per_file: int = 
     if rows < 1 or rows_per_file < 1:
         raise InputError(f"sample catalog: rows {rows}, rows_per_file {rows_per_file}: expected 1 or more of each")
     folder = normalise_uri(folder_uri)
-    filesystem, root = fsspec.core.url_to_fs(folder)
+    filesystem, root = filesystem_of(folder)
     names = []
     try:
-        if isinstance(filesystem, LocalFileSystem):  # elsewhere folders are no more than names, or a bucket's
-            filesystem.makedirs(root, exist_ok=True)
+        make_folder(folder)
         for first in range(0, rows, rows_per_file):
             end = min(first + rows_per_file, rows)
             names.append(f"sample-seed{seed}-{first:09d}-{end:09d}.parquet")

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeVar, cast
 
-import fsspec
 import pyarrow as pa
 
 from mmbatch.errors import InputError
+from mmbatch.storage import filesystem_of
 
 TEXT_FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 SUFFIXES = {".parquet": "parquet", **TEXT_FORMATS, **{f"{suffix}.gz": name for suffix, name in TEXT_FORMATS.items()}}
@@ -32,7 +32,7 @@ def list_files(source: str) -> list[str]:
     In a folder, names that start with `.` or `_` are skipped: Spark and Hadoop keep files of their own under them.
     Raises `InputError` when nothing is there, nothing there is of a known format, or a file has zero bytes.
     """
-    filesystem, path = _filesystem(source)
+    filesystem, path = filesystem_of(source)
     with reading(source):
         found = _find(filesystem, path)
     if not found:
@@ -75,7 +75,7 @@ def open_source(uri: str, *, cache: str = "readahead") -> Iterator[IO[bytes]]:
     `cache` is fsspec's cache of a remote file: `readahead` for one pass from start to end, `none` for a reader that
     jumps and buffers for itself.
     """
-    filesystem, path = _filesystem(uri)
+    filesystem, path = filesystem_of(uri)
     compression = "gzip" if uri.lower().endswith(".gz") else None
     with reading(uri), filesystem.open(path, "rb", compression=compression, cache_type=cache) as file:
         yield cast("IO[bytes]", file)
@@ -89,14 +89,6 @@ def reading(uri: str) -> Iterator[None]:
     except (OSError, EOFError, zlib.error, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{uri}: cannot be read: {text}") from error
-
-
-def _filesystem(uri: str) -> tuple[Any, str]:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{uri}: cannot be opened: {error}") from error
-    return filesystem, str(path)
 
 
 def _find(filesystem: Any, path: str) -> dict[str, dict[str, Any]]:
@@ -124,7 +116,7 @@ def _is_local(filesystem: Any) -> bool:
 
 
 def _identity(uri: str) -> list[str]:
-    filesystem, path = _filesystem(uri)
+    filesystem, path = filesystem_of(uri)
     with reading(uri):
         info = filesystem.info(path)
     tag = next((str(info[name]) for name in _CONTENT_TAGS if info.get(name)), "")

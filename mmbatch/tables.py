@@ -2,7 +2,8 @@
 
 Workers write Parquet files (`Table.write_file`) and hand their entries to the driver, which commits them
 (`Table.commit`); a file that is not committed does not exist for any reader. A commit carries the writer's
-`Transaction(app_id, version)`, so that one whose acknowledgement was lost is not applied a second time.
+`Transaction(app_id, version)`, so that one whose acknowledgement was lost is not applied a second time, and its epoch,
+so that a run that has lost its turn commits nothing. Whoever reads more than once reads a `Snapshot`.
 """
 
 import json
@@ -10,6 +11,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import fsspec
 import numpy as np
@@ -20,10 +22,19 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from mmbatch.epochs import Epoch
 from mmbatch.errors import InputError, LostRaceError
+from mmbatch.failpoints import reach
+
+EPOCH = "mmbatch-epoch"
+"""Application id under which a table's log holds the epoch of its last writer."""
 
 INCOMPRESSIBLE = ("image", "vector")
 """Columns written without dictionary, statistics or compression: float16 noise and JPEG do not shrink."""
+
+
+ROW_GROUP_BYTES = 4 << 20
+"""Of a file with vectors or images: 40 JPEG files, or 2,000 vectors of 1,024 float16."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +55,27 @@ class Table:
 
     uri: str
     schema: pa.Schema
+    epoch: Epoch | None = None
+    """The run's turn, which every commit checks; None: a reader, or a table that no other run knows."""
 
     def version(self) -> int:
         """Latest committed version, -1 when the table does not exist."""
         table = self._open()
         return -1 if table is None else table.version()
 
-    def files(self, buckets: Collection[int] | None = None, *, version: int | None = None) -> list[FileEntry]:
-        """Committed files of some buckets (all by default) at a version (the latest by default), in a stable order."""
+    def snapshot(self, version: int | None = None) -> "Snapshot":
+        """The table as it is at a version, the latest by default, whatever is committed after."""
         table = self._open(version)
         if table is None:
-            return []
+            return Snapshot(self, -1, ())
         actions = pa.table(table.get_add_actions(flatten=True))
-        entries = [
-            FileEntry(path=path, rows=rows, size=size, bucket=int(bucket))
-            for path, rows, size, bucket in zip(
-                *(actions[name].to_pylist() for name in ("path", "num_records", "size_bytes", "partition.bucket")),
-                strict=True,
-            )
-        ]
-        return sorted((e for e in entries if buckets is None or e.bucket in buckets), key=lambda e: (e.bucket, e.path))
+        columns = (actions[name].to_pylist() for name in ("path", "num_records", "size_bytes", "partition.bucket"))
+        entries = [FileEntry(path, rows, size, int(bucket)) for path, rows, size, bucket in zip(*columns, strict=True)]
+        return Snapshot(self, table.version(), tuple(sorted(entries, key=lambda entry: (entry.bucket, entry.path))))
+
+    def files(self, buckets: Collection[int] | None = None) -> list[FileEntry]:
+        """Committed files of some buckets (all by default), in a stable order."""
+        return self.snapshot().of(buckets)
 
     def rows(self) -> int:
         """Number of rows, from the log alone."""
@@ -110,6 +122,7 @@ class Table:
         wide = len(plain) < stored.num_columns
         filesystem, root = fsspec.core.url_to_fs(self.uri)
         path = f"bucket={bucket}/{uuid.uuid4().hex}.parquet"
+        reach("file.before")
         filesystem.makedirs(f"{root}/bucket={bucket}", exist_ok=True)
         pq.write_table(
             stored,
@@ -118,8 +131,9 @@ class Table:
             compression={name: "ZSTD" if name in plain else "NONE" for name in stored.schema.names} if wide else "ZSTD",
             use_dictionary=plain if wide else True,
             write_statistics=plain if wide else True,
-            row_group_size=2_000 if wide else 50_000,
+            row_group_size=_row_group_rows(stored) if wide else 50_000,
         )
+        reach("file.after")
         return FileEntry(path=path, rows=rows.num_rows, size=int(filesystem.size(f"{root}/{path}")), bucket=bucket)
 
     def write_buckets(self, rows: pa.Table) -> list[FileEntry]:
@@ -155,6 +169,12 @@ class Table:
             raise LostRaceError(f"{self.uri}: another run has written version {found}, this one read {read_version}")
         return self._commit(actions, app_id=app_id, version=0, retries=0)
 
+    def fence(self, epoch: Epoch) -> None:
+        """Write an epoch into the table's log: from now on every commit of an earlier one fails."""
+        table = DeltaTable(self.uri)
+        properties = CommitProperties(app_transactions=[Transaction(EPOCH, epoch.number)])
+        table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
+
     def _commit(
         self, actions: list[AddAction | RemoveAction], *, app_id: str, version: int, retries: int | None
     ) -> int:
@@ -162,15 +182,27 @@ class Table:
         landed = table.transaction_version(app_id)
         if (landed is not None and landed >= version) or not actions:
             return table.version()
-        properties = CommitProperties(app_transactions=[Transaction(app_id, version)], max_commit_retries=retries)
+        transactions = [Transaction(app_id, version), *self._epoch_transaction(table)]
+        properties = CommitProperties(app_transactions=transactions, max_commit_retries=retries)
+        reach("commit.before")
         try:
             table.create_write_transaction(
                 actions, "append", self._delta_schema(), partition_by=["bucket"], commit_properties=properties
             )
         except CommitFailedError as error:
             raise LostRaceError(f"{self.uri}: another run has changed this table: {error}") from error
+        reach("commit.after")
         table.update_incremental()
-        return table.version()
+        return int(table.version())
+
+    def _epoch_transaction(self, table: DeltaTable) -> list[Transaction]:
+        """This run's epoch for a commit; `LostRaceError` when a later one has begun."""
+        if self.epoch is None:
+            return []
+        self.epoch.check()
+        if (table.transaction_version(EPOCH) or 0) > self.epoch.number:
+            raise LostRaceError(f"{self.uri}: epoch {self.epoch.number} is over, another run has written here since")
+        return [Transaction(EPOCH, self.epoch.number)]
 
     def _open(self, version: int | None = None) -> DeltaTable | None:
         try:
@@ -193,6 +225,45 @@ class Table:
                 for field in self.schema
             ]
         )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One committed version of a table: reading it again gives the same rows."""
+
+    table: Table
+    version: int
+    """-1: the table does not exist."""
+    entries: tuple[FileEntry, ...]
+    """By bucket and path."""
+
+    @cached_property
+    def _by_bucket(self) -> dict[int, list[FileEntry]]:
+        found: dict[int, list[FileEntry]] = {}
+        for entry in self.entries:
+            found.setdefault(entry.bucket, []).append(entry)
+        return found
+
+    def of(self, buckets: Collection[int] | None = None) -> list[FileEntry]:
+        """The files of some buckets, all by default."""
+        if buckets is None:
+            return list(self.entries)
+        return [entry for bucket in sorted(buckets) for entry in self._by_bucket.get(bucket, [])]
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        buckets: Collection[int] | None = None,
+        filters: ds.Expression | None = None,
+    ) -> pa.Table:
+        """Rows of some buckets as one Arrow table."""
+        return self.table.read_files(self.of(buckets), columns, filters=filters)
+
+
+def _row_group_rows(rows: pa.Table) -> int:
+    """Rows of about `ROW_GROUP_BYTES`: what a filter on a sorted column can leave unread."""
+    return max(1, min(50_000, ROW_GROUP_BYTES * rows.num_rows // max(rows.nbytes, 1)))
 
 
 def _add_action(entry: FileEntry) -> AddAction:

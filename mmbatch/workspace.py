@@ -1,14 +1,19 @@
 """One root URI (a folder or `s3://bucket/prefix`) and where each table and model lies under it."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Self
 
 import fsspec
+import pyarrow as pa
 
+from mmbatch.epochs import EXPIRY_S, Epoch, taken
 from mmbatch.errors import InputError, LostRaceError
+from mmbatch.tables import Table
 
-FORMAT = 1
+FORMAT = 2
 """Layout version written into every workspace; another one is refused."""
 
 PRODUCTS_PER_BUCKET = 20_000
@@ -35,6 +40,8 @@ class Workspace:
 
     uri: str
     settings: Settings
+    epoch: Epoch | None = None
+    """The turn at writing that `writing` took; every commit to a table of this workspace checks it."""
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -87,6 +94,26 @@ class Workspace:
             raise InputError(
                 f"--workspace {self.uri} was made with other settings ({'; '.join(wrong)}): use another --workspace"
             )
+
+    @contextmanager
+    def writing(self, job: str, *, wait_s: float = 0.0, expiry_s: float = EXPIRY_S) -> Iterator[Self]:
+        """This workspace with its next epoch, held while the block runs; see `mmbatch.epochs.taken`."""
+        with taken(self.path("epochs"), job=job, wait_s=wait_s, expiry_s=expiry_s) as epoch:
+            owned = replace(self, epoch=epoch)
+            if epoch.took_over:
+                for uri in owned.tables():
+                    Table(uri, pa.schema([])).fence(epoch)
+            yield owned
+
+    def tables(self) -> list[str]:
+        """URIs of all tables that are there, of which `features/` and `staged/` hold several."""
+        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        logs = [log for depth in ("*", "*/*") for log in filesystem.glob(f"{root}/{depth}/_delta_log")]
+        return sorted(self.path(log.removesuffix("/_delta_log")[len(root) + 1 :]) for log in logs)
+
+    def table(self, *parts: str, schema: pa.Schema) -> Table:
+        """The table below the root, for this run's epoch."""
+        return Table(self.path(*parts), schema, self.epoch)
 
     def path(self, *parts: str) -> str:
         """URI of something below the root."""

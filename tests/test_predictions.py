@@ -64,5 +64,5 @@ def test_publishing_replaces_keeps_and_drops_in_one_version(predictions: Predict
     assert predictions.table.version() == before + 1
     rows = predictions.table.read(["product_id", "text_hash"]).to_pylist()
     assert rows == [{"product_id": "a", "text_hash": "new"}, {"product_id": "b", "text_hash": "t"}]
-    old = predictions.table.read_files(predictions.table.files(version=before), ["product_id"])
+    old = predictions.table.snapshot(before).read(["product_id"])
     assert sorted(old["product_id"].to_pylist()) == ["a", "b", "gone"]

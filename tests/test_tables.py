@@ -67,7 +67,7 @@ def test_an_old_version_stays_readable(table: Table) -> None:
     entry = table.write_file(rows(["a"]), bucket=0)
     first = table.commit([entry], app_id="one")
     table.replace([table.write_file(rows(["b"]), bucket=0)], [entry], app_id="two", read_version=first)
-    assert table.read_files(table.files(version=first))["product_id"].to_pylist() == ["a"]
+    assert table.snapshot(first).read()["product_id"].to_pylist() == ["a"]
 
 
 def test_other_readers_see_the_same_rows(table: Table) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import fsspec
 import ray
 import ray.data
 from ray.exceptions import RayError
@@ -15,6 +14,7 @@ from ray.util.queue import Queue
 
 from mmbatch.errors import MmbatchError
 from mmbatch.progress import say
+from mmbatch.storage import filesystem_of, storage_error
 
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -93,7 +93,7 @@ def processors() -> tuple[int, int]:
 
 def remove_folder(uri: str) -> None:
     """Remove a run's temporary folder, if it is there."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = filesystem_of(uri)
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)
 

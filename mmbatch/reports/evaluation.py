@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple, get_args
 
-import fsspec
 import jinja2
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from mmbatch.metrics import ClassScores
 from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, thumbnail_jpeg
 from mmbatch.schema import SPLITS, Modality, Split
+from mmbatch.storage import filesystem_of, make_folder
 
 Role = Literal["text encoder", "image encoder", "fusion head", "late fusion"]
 
@@ -125,8 +125,8 @@ def write_report(folder_uri: str, evaluation: Evaluation) -> str:
     }
     page = _page(evaluation, figures)
     files = {**figures, "metrics.json": _metrics_json(evaluation), "report.html": page.encode()}
-    filesystem, folder = fsspec.core.url_to_fs(folder_uri)
-    filesystem.makedirs(folder, exist_ok=True)
+    filesystem, folder = filesystem_of(folder_uri)
+    make_folder(folder_uri)
     with TemporaryDirectory() as scratch:
         for name, content in files.items():
             local = Path(scratch, name)

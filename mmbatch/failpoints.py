@@ -1,0 +1,41 @@
+"""Points at which a process kills itself with SIGKILL when its environment asks for it.
+
+`MMBATCH_FAILPOINT=commit.before:3` ends the process that reaches that point for the third time, as a lost machine
+would: nothing is flushed, nothing is cleaned up. `MMBATCH_FAILPOINT=encode:<content hash>` ends every process that
+prepares (`prepare`) or encodes (`encode`) that one content, as a record that crashes a decoder would. Workers of a Ray
+that a job starts itself inherit the variable.
+"""
+
+import os
+import signal
+from collections.abc import Collection
+
+VARIABLE = "MMBATCH_FAILPOINT"
+
+POINTS = tuple(
+    f"{point}.{side}"
+    for point in ("file", "delivery", "commit", "staging", "publish", "vacuum")
+    for side in ("before", "after")
+)
+"""`file`: a worker writes a Parquet file; `delivery`: its entry goes to the driver; `commit`: a Delta commit;
+`staging`: rows set aside for a merge are written; `publish`: predictions change; `vacuum`: unreferenced files go."""
+
+RECORD_POINTS = ("prepare", "encode")
+
+_reached: dict[str, int] = {}
+
+
+def reach(point: str) -> None:
+    """Kill this process if it has now reached `point` as often as the environment says."""
+    name, _, count = os.environ.get(VARIABLE, "").partition(":")
+    if name == point:
+        _reached[point] = _reached.get(point, 0) + 1
+        if _reached[point] == int(count or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def reach_records(point: str, content_hashes: Collection[str]) -> None:
+    """Kill this process if it works on the content that the environment names for `point`."""
+    name, _, content_hash = os.environ.get(VARIABLE, "").partition(":")
+    if name == point and content_hash in content_hashes:
+        os.kill(os.getpid(), signal.SIGKILL)
