@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= demo
+KILLS ?= 300
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow drill check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m jobs.pipeline --workspace $(WORKSPACE)
@@ -14,6 +15,9 @@ test: $(VENV)/.develop
 
 test-slow: $(VENV)/.develop
 	$(BIN)/python -m pytest -m slow
+
+drill: $(VENV)/.runtime
+	$(BIN)/python -m jobs.drill --kills $(KILLS)
 
 check: $(VENV)/.develop
 	$(BIN)/ruff check .

@@ -8,9 +8,19 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, NamedTuple
 
 INTERVAL_S = 0.5
+
+
+class Footprint(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    peak_bytes: int
+    returncode: int
 
 
 def descendants(root: int) -> list[int]:
@@ -38,16 +48,25 @@ def pss_bytes(process: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
 
 
+def measure(command: Sequence[str], *, stdout: IO[str] | None = None) -> Footprint:
+    """Run a command to its end; its output goes to `stdout`, this process's own by default."""
+    started, peak = time.monotonic(), 0
+    with subprocess.Popen(command, stdout=stdout) as process:
+        while process.returncode is None:
+            peak = max(peak, sum(map(pss_bytes, descendants(process.pid))))
+            try:
+                process.wait(INTERVAL_S)
+            except subprocess.TimeoutExpired:
+                continue
+    return Footprint(time.monotonic() - started, peak, process.returncode)
+
+
 def main() -> int:
     """Run the command and print one line about it."""
-    started, peak = time.monotonic(), 0
-    process = subprocess.Popen(sys.argv[1:])
-    while process.poll() is None:
-        peak = max(peak, sum(map(pss_bytes, descendants(process.pid))))
-        time.sleep(INTERVAL_S)
-    seconds = time.monotonic() - started
-    print(f"{seconds:.0f} s, peak {peak / 2**30:.2f} GiB, {os.cpu_count()} cores: {' '.join(sys.argv[1:])}")
-    return process.returncode
+    found = measure(sys.argv[1:])
+    memory = f"peak {found.peak_bytes / 2**30:.2f} GiB, {os.cpu_count()} cores"
+    print(f"{found.seconds:.0f} s, {memory}: {' '.join(sys.argv[1:])}")
+    return found.returncode
 
 
 if __name__ == "__main__":

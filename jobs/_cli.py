@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import tyro
 
 from mmbatch.errors import MmbatchError
 from mmbatch.progress import say
+from mmbatch.storage import storage_errors
 from mmbatch.workspace import normalise_uri
 
 
@@ -51,7 +53,8 @@ def run_job(job: type[JobT], main: Callable[[JobT], dict[str, Any]]) -> None:
     config = tyro.cli(job)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        result = main(config)
+        with redirect_stdout(sys.stderr), storage_errors():  # Ray prints on its own
+            result = main(config)
     except MmbatchError as error:
         say(f"error: {error}")
         _exit(error.exit_code)

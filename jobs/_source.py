@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from jobs._cli import Job
 from mmbatch.errors import InputError
+from mmbatch.image_access import ImageAccess
 from mmbatch.presets import Preset, preset_named
-from mmbatch.sources import Columns, count_rows, list_files, plan_units
+from mmbatch.sources import Columns, list_files, plan_units, source_folder
 from mmbatch.storage import filesystem_of
 from mmbatch.workspace import Settings, Workspace, buckets_for
 
@@ -25,6 +26,9 @@ class SourceJob(Job):
     columns: tuple[str, ...] = ()
     """Columns of the source as role=column, such as id=sku title=name description=text image=photo label=top,leaf,
     and label_separator=" > " where one column holds the whole path. Default: the preset's."""
+    images_from: tuple[str, ...] = ()
+    """Where images may be read from: folders, s3://bucket/prefix, https://host[/prefix]. Default: the source's own
+    folder, which always is one of them."""
     level: int | None = None
     """Depth of the category path to learn, 1 is the root's children; fixed with the workspace. Default: the preset's"""
     seed: int | None = None
@@ -38,16 +42,18 @@ class Source(NamedTuple):
     columns: Columns
     files: int
     rows: int
-    """Exact for Parquet, else estimated from the files' size."""
+    """Exact for Parquet files, estimated from their size for others."""
+    images_from: ImageAccess
 
 
 def check_source(flags: SourceJob, uri: str) -> Source:
     """List the source's files and check their headers, before any workspace is made."""
     existing = Workspace.open(flags.workspace).settings.preset if Workspace.exists(flags.workspace) else None
     columns = columns_of(flags, preset_named(flags.preset or existing or "sample"))
-    files = list_files(uri)
-    rows = count_rows(plan_units(files, columns))
-    return Source(uri, columns, len(files), rows or max(1, sum(map(_size, files)) // BYTES_PER_ROW))
+    access, files = ImageAccess.of(flags.images_from), list_files(uri)
+    units = plan_units(files, columns)
+    rows = sum(_size(unit.file) // BYTES_PER_ROW + 1 if unit.rows is None else unit.rows for unit in units)
+    return Source(uri, columns, len(files), rows, access.beside(source_folder(uri, files)))
 
 
 def open_or_create(flags: SourceJob, source: Source) -> tuple[Workspace, Preset]:

@@ -12,6 +12,9 @@ from mmbatch.errors import InputError
 class Ingest(SourceJob):
     """Bring the products of raw files into the catalog, and what cannot be used into quarantine, with a reason."""
 
+    snapshot: bool = False
+    """The source names the whole catalog: products that it does not name are removed."""
+
 
 def main(config: Ingest) -> dict[str, Any]:
     """Ingest one source."""
@@ -25,7 +28,13 @@ def main(config: Ingest) -> dict[str, Any]:
     from mmbatch.pipelines.ingest import ingest
 
     with workspace.writing("ingest", wait_s=config.wait) as workspace:
-        return ingest(workspace, source=source.uri, columns=source.columns)
+        return ingest(
+            workspace,
+            source=source.uri,
+            columns=source.columns,
+            access=source.images_from,
+            snapshot=config.snapshot,
+        )
 
 
 if __name__ == "__main__":

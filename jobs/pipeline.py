@@ -19,6 +19,8 @@ class Pipeline(SourceJob, TrainingJob):
 
     rows: int = 4_000
     """Rows of the built-in sample catalog, when no --source is named."""
+    snapshot: bool = False
+    """The source names the whole catalog: products that it does not name are removed."""
 
 
 def main(config: Pipeline) -> dict[str, Any]:
@@ -31,7 +33,14 @@ def main(config: Pipeline) -> dict[str, Any]:
     from mmbatch.pipelines.ingest import ingest
 
     with workspace.writing("pipeline", wait_s=config.wait) as workspace:
-        stages = {"ingest": ingest(workspace, source=source.uri, columns=source.columns)}
+        done = ingest(
+            workspace,
+            source=source.uri,
+            columns=source.columns,
+            access=source.images_from,
+            snapshot=config.snapshot,
+        )
+        stages = {"ingest": done}
         return stages | run_stages(workspace, preset, weights=weights_folder(config))
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from mmbatch import schema
+from mmbatch.image_access import shown
+from mmbatch.image_files import read_images
+from mmbatch.images import ImageError
 from mmbatch.schema import Modality, bucket_of
-from mmbatch.sources import read_image
-from mmbatch.tables import Table
+from mmbatch.tables import Snapshot, Table
 from mmbatch.workspace import Workspace
 
 HASH_COLUMNS: dict[Modality, str] = {"image": "image_hash", "text": "text_hash"}
@@ -33,11 +35,24 @@ STAGED = pa.schema(
 """A checked source row on its way into the catalog; `(unit, position)` orders the rows of one source."""
 
 
+_IMAGE_CONTENT = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("content_hash", pa.string()),
+        ("image", pa.binary()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
     """The products of a workspace."""
 
     workspace: Workspace
+    at: tuple[Snapshot, Snapshot] | None = None
+    """Versions of `table` and `images` that `content` reads; None: the latest."""
 
     @cached_property
     def table(self) -> Table:
@@ -46,7 +61,7 @@ class Catalog:
 
     @cached_property
     def images(self) -> Table:
-        """Image files that came as bytes, by content."""
+        """Image files that came as bytes or from the web, by content."""
         return self.workspace.table("images", schema=schema.IMAGES)
 
     @cached_property
@@ -71,38 +86,59 @@ class Catalog:
         rows = rows.append_column("split", drawn["split"].combine_chunks().take(found.combine_chunks()))
         return rows.sort_by([("bucket", "ascending"), ("product_id", "ascending")])
 
-    def content(self, modality: Modality, bucket: int, hashes: pa.Array) -> pa.Table:
-        """The content behind hashes of one bucket, one row each, in the order of `hashes`.
+    def pinned(self) -> "Catalog":
+        """This catalog as it is now, for workers: `content` then reads these versions and never opens a log."""
+        return replace(self, at=(self.table.snapshot(), self.images.snapshot()))
 
-        Text: `content_hash`, `title`, `description`. Image: `content_hash`, `image` (file bytes; null where the
-        image no longer can be read from its URI or is another one now).
+    def products(self) -> Snapshot:
+        """The pinned version of `table`, or the latest."""
+        return self.at[0] if self.at else self.table.snapshot()
+
+    def content(self, modality: Modality, bucket: int, hashes: pa.Array) -> pa.Table:
+        """The content behind hashes of one bucket, at least one, one row each, in their order.
+
+        `product_id` (the first that has it) and `content_hash`; text: `title`, `description`; image: `image` (file
+        bytes; null where the image no longer can be read from its URI or is another one now), `reason` and `message`
+        (why there is no image; null where there is).
         """
         column = HASH_COLUMNS[modality]
         names = ["title", "description"] if modality == "text" else ["image_uri"]
-        rows = self.table.read([column, *names], buckets=[bucket], filters=pc.field(column).isin(hashes))
+        wanted = pc.field(column).isin(hashes)
+        rows = self.products().read(["product_id", column, *names], buckets=[bucket], filters=wanted)
+        rows = rows.sort_by("product_id")
         rows = rows.take(pc.index_in(hashes, value_set=rows[column].combine_chunks()))
-        rows = rows.rename_columns(["content_hash", *names])
+        rows = rows.rename_columns(["product_id", "content_hash", *names])
         return rows if modality == "text" else self._with_image_bytes(rows, bucket)
 
     def _with_image_bytes(self, rows: pa.Table, bucket: int) -> pa.Table:
-        wanted = pc.field("image_hash").isin(rows["content_hash"].combine_chunks())
-        stored = self.images.read(["image_hash", "image"], buckets=[bucket], filters=wanted)
+        hashes, files = rows["content_hash"].combine_chunks(), self.at[1] if self.at else self.images.snapshot()
+        ends = pc.min_max(hashes)  # the range lets the reader skip row groups
+        within = (pc.field("image_hash") >= ends["min"]) & (pc.field("image_hash") <= ends["max"])
+        wanted = within & pc.field("image_hash").isin(hashes)
+        stored = files.read(["image_hash", "image"], buckets=[bucket], filters=wanted)
         place = pc.index_in(rows["content_hash"], value_set=stored["image_hash"].combine_chunks()).to_pylist()
-        images = [
-            stored["image"][at].as_py() if at is not None else _fetch(uri, content_hash)
-            for at, uri, content_hash in zip(
-                place, rows["image_uri"].to_pylist(), rows["content_hash"].to_pylist(), strict=True
+        uris = [None if at is not None else uri for at, uri in zip(place, rows["image_uri"].to_pylist(), strict=True)]
+        found = [
+            stored["image"][at].as_py() if at is not None else _unchanged(image, uri, content_hash)
+            for at, uri, image, content_hash in zip(
+                place, uris, read_images(uris), rows["content_hash"].to_pylist(), strict=True
             )
         ]
-        return pa.table({"content_hash": rows["content_hash"], "image": pa.array(images, pa.binary())})
+        columns = rows.drop_columns("image_uri").to_pydict() | {
+            "image": [None if isinstance(image, ImageError) else image for image in found],
+            "reason": [image.reason if isinstance(image, ImageError) else None for image in found],
+            "message": [str(image) if isinstance(image, ImageError) else None for image in found],
+        }
+        return pa.table(columns, schema=_IMAGE_CONTENT)
 
 
-def _fetch(uri: str | None, content_hash: str) -> bytes | None:
-    try:
-        image = None if uri is None else read_image(uri)
-    except OSError:
-        return None
-    return image if image is not None and digest(image) == content_hash else None
+def _unchanged(image: bytes | ImageError | None, uri: str | None, content_hash: str) -> bytes | ImageError:
+    """What was read from `uri`, when it still is the image with that hash."""
+    if image is None or uri is None:
+        return ImageError("image_missing", "the image is neither stored nor at a URI")
+    if isinstance(image, ImageError) or digest(image) == content_hash:
+        return image
+    return ImageError("image_changed", f"another image than at ingest: {shown(uri)}")
 
 
 def digest(content: bytes) -> str:
@@ -116,16 +152,19 @@ def category_of(label: pa.ChunkedArray, level: int) -> pa.ChunkedArray:
 
 
 def stage(rows: pa.Table, *, source: str, unit: int, buckets: int) -> pa.Table:
-    """Checked source rows with hashes and bucket (`STAGED`): what a worker writes for the merge."""
+    """Checked source rows with hashes and bucket (`STAGED`): what a worker writes for the merge.
+
+    Images of local paths and object stores stay there; others, those from the web too, are stored.
+    """
     joined = pc.binary_join_element_wise(
         rows["title"], rows["description"], "\x1f", null_handling="replace", null_replacement="\x00"
     )
     missing = pc.and_(pc.is_null(rows["title"]), pc.is_null(rows["description"]))
     texts = [digest(text.encode()) for text in joined.to_pylist()]
     images = [None if image is None else digest(image) for image in rows["image"].to_pylist()]
-    by_uri = pc.is_valid(rows["image_uri"])
+    stays_there = pc.fill_null(pc.invert(pc.match_substring_regex(rows["image_uri"], "(?i)^https?://")), False)
     columns = {name: rows[name] for name in schema.SOURCE.names} | {
-        "image": pc.if_else(by_uri, pa.scalar(None, pa.binary()), rows["image"]),
+        "image": pc.if_else(stays_there, pa.scalar(None, pa.binary()), rows["image"]),
         "text_hash": pc.if_else(missing, pa.scalar(None, pa.string()), pa.array(texts, pa.string())),
         "image_hash": pa.array(images, pa.string()),
         "source": pa.repeat(source, rows.num_rows),
@@ -142,37 +181,52 @@ class Merged(NamedTuple):
     """The whole bucket, `schema.CATALOG`, by product id; the current rows unchanged when nothing is new."""
     duplicates: pa.Table
     """Staged rows whose id came earlier in the same source, `STAGED`."""
+    removed: pa.Array
+    """Ids of products that are not in `rows` any more."""
     new: int
     edited: int
     unchanged: int
 
 
-def merge(current: pa.Table, staged: pa.Table) -> Merged:
+def merge(current: pa.Table, staged: pa.Table, *, refused: pa.Array | None = None) -> Merged:
     """Merge the staged rows of one bucket into its current rows: the first row of an id counts, others are duplicates.
 
-    A product that the source does not name stays as it is.
+    A product that the source does not name stays as it is. With `refused`, the source names the whole catalog: a
+    product with neither a staged row nor its id in `refused`, whose rows could not be used, is removed.
     """
     staged = staged.sort_by([("product_id", "ascending"), ("unit", "ascending"), ("position", "ascending")])
     ids = staged["product_id"].to_numpy(zero_copy_only=False)
     first = np.ones(len(ids), bool)
     first[1:] = ids[1:] != ids[:-1]
     incoming = staged.filter(pa.array(first)).select(schema.CATALOG.names)
-    place = pc.index_in(incoming["product_id"], value_set=current["product_id"].combine_chunks())
+    gone = _unnamed(current, incoming, refused)
+    kept = current.filter(pc.invert(gone))
+    place = pc.index_in(incoming["product_id"], value_set=kept["product_id"].combine_chunks())
     known = pc.is_valid(place)
-    before = current.take(pc.drop_null(place)).select(_COMPARED)
+    before = kept.take(pc.drop_null(place)).select(_COMPARED)
     after = incoming.filter(known)
     changed = _differ(before, after.select(_COMPARED))
-    touched = pc.is_in(current["product_id"], value_set=after.filter(changed)["product_id"].combine_chunks())
+    touched = pc.is_in(kept["product_id"], value_set=after.filter(changed)["product_id"].combine_chunks())
     fresh = incoming.filter(pc.invert(known))
-    rows = pa.concat_tables([current.filter(pc.invert(touched)), after.filter(changed), fresh])
+    rows = pa.concat_tables([kept.filter(pc.invert(touched)), after.filter(changed), fresh])
     edited = int(pc.sum(changed).as_py() or 0)
+    removed = current.filter(gone)["product_id"].combine_chunks()
     return Merged(
-        rows=rows.sort_by("product_id") if edited or fresh.num_rows else current,
+        rows=rows.sort_by("product_id") if edited or fresh.num_rows or len(removed) else current,
         duplicates=staged.filter(pa.array(~first)),
+        removed=removed,
         new=fresh.num_rows,
         edited=edited,
         unchanged=after.num_rows - edited,
     )
+
+
+def _unnamed(current: pa.Table, incoming: pa.Table, refused: pa.Array | None) -> pa.ChunkedArray:
+    """Which current rows a source that names the whole catalog leaves out; none when it does not."""
+    if refused is None:
+        return pc.is_null(current["product_id"])  # no product is without an id
+    named = pa.concat_arrays([*incoming["product_id"].chunks, refused])
+    return pc.invert(pc.is_in(current["product_id"], value_set=named))
 
 
 _COMPARED = ["text_hash", "image_hash", "image_uri", "label"]

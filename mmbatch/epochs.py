@@ -1,10 +1,10 @@
 """Epochs: one run writes a workspace at a time, and a run that has lost its turn commits nothing.
 
-A run makes the file `epochs/<number>.json` that no other run can make too, and rewrites `epochs/<number>.beat` while
-it lives. The next run may begin when the last one has ended (`epochs/<number>.end`), when its process is known to be
-dead (same machine), or when its beat has stood still for `EXPIRY_S`. In the last case the run may only be asleep, so
-all tables are fenced (`mmbatch.tables.Table.fence`): a commit of the earlier epoch then fails inside Delta's own
-conflict check, whatever the sleeper believed when it began.
+A run claims its turn by making the file `epochs/<number>.json`, which no other run can make too, and rewrites
+`epochs/<number>.beat` while it lives. The next run may begin when the last one has ended (`epochs/<number>.end`), when
+its process is known to be dead (same machine), or when its beat has stood still for `EXPIRY_S`. In the last case the
+run may only be asleep, so all tables are fenced (`mmbatch.tables.Table.fence`): a commit of the earlier epoch then
+fails inside Delta's own conflict check, whatever the sleeper believed when it began.
 """
 
 import json
@@ -20,13 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from botocore.exceptions import BotoCoreError
 
 from mmbatch.errors import LostRaceError
 from mmbatch.progress import say
+from mmbatch.storage import create_file, is_s3
 
 BEAT_S = 5.0
 EXPIRY_S = 60.0
 """Twelve missed beats: longer than a store's outage that its retries bridge, shorter than anybody's patience."""
+
+KEPT_CLAIMS = 16
+"""Claims that `tidy` leaves: the last days' runs, for a person who asks who wrote here."""
 
 _POLL_S = 1.0
 
@@ -38,13 +43,18 @@ class Epoch:
     folder: str
     number: int
     took_over: bool = False
-    """The run before did not end and may be asleep."""
+    """A run before did not end and may be asleep, and nobody has fenced the tables since."""
 
     def check(self) -> None:
-        """Raise `LostRaceError` when a later run has begun."""
+        """Raise `LostRaceError` when a later run has begun.
+
+        `tidy` deletes the oldest claims first: while the next claim is not there, neither is a later one, unless this
+        run's own has gone too.
+        """
         filesystem, root = fsspec.core.url_to_fs(self.folder)
         filesystem.invalidate_cache(root)
-        if filesystem.exists(f"{root}/{_name(self.number + 1)}.json"):
+        followed = filesystem.exists(f"{root}/{_name(self.number + 1)}.json")
+        if followed or not filesystem.exists(f"{root}/{_name(self.number)}.json"):
             raise LostRaceError(f"{self.folder}: epoch {self.number} is over, another run has taken its place")
 
 
@@ -73,31 +83,52 @@ def _take(folder: str, *, job: str, deadline: float, expiry_s: float) -> Epoch:
     waiting = False
     while True:
         last = _newest(filesystem, root)
-        state = "ended" if last == 0 else _state(filesystem, root, last, expiry_s)
+        holder = _read(filesystem, f"{root}/{_name(last)}.json") if last else {}
+        state = _state(filesystem, root, last, holder, expiry_s) if last else "ended"
         if state != "writing":
-            claim = json.dumps(_identity(job)).encode()
-            if _create(filesystem, f"{root}/{_name(last + 1)}.json", claim):
-                return Epoch(folder, last + 1, took_over=state == "silent")
-        elif time.monotonic() >= deadline:
-            holder = _read(filesystem, f"{root}/{_name(last)}.json")
-            raise LostRaceError(f"{folder.rpartition('/')[0]}: {_described(holder)}")
-        else:
-            if not waiting:
-                say("waiting    another run is writing this workspace")
-            waiting = True
-            time.sleep(_POLL_S)
+            took_over = state == "silent" or (state == "dead" and bool(holder.get("took_over")))
+            if _claim(Epoch(folder, last + 1, took_over), job):
+                return Epoch(folder, last + 1, took_over)
+            continue
+        if time.monotonic() >= deadline:
+            raise LostRaceError(f"{folder.rpartition('/')[0]}: {_described(holder)}: let it end, or --wait SECONDS")
+        if not waiting:
+            say(f"waiting    {_described(holder)}")
+        waiting = True
+        time.sleep(_POLL_S)
+
+
+def tidy(folder: str, *, dry_run: bool = False) -> int:
+    """Delete the files of all but the newest `KEPT_CLAIMS` claims, the oldest first; how many claims that are."""
+    filesystem, root = fsspec.core.url_to_fs(folder)
+    names = sorted(path.rpartition("/")[2] for path in filesystem.glob(f"{root}/????????.*"))
+    claims = [name[:8] for name in names if name.endswith(".json")]
+    if len(claims) <= KEPT_CLAIMS:
+        return 0
+    for name in names:
+        if name[:8] < claims[-KEPT_CLAIMS] and not dry_run:
+            filesystem.rm_file(f"{root}/{name}")
+    return len(claims) - KEPT_CLAIMS
 
 
 def _described(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another run is writing here, which began just now"
     job, pid, host, since = (holder.get(name) for name in ("job", "pid", "host", "since"))
-    return f"another run is writing here ({job}, process {pid} on {host}, since {since}): let it end, or --wait SECONDS"
+    return f"another run is writing here ({job}, process {pid} on {str(host).partition('/')[0]}, since {since})"
 
 
-def _create(filesystem: Any, path: str, content: bytes) -> bool:
-    """Make a file that is not there yet; False when another run was first."""
+def _claim(epoch: Epoch, job: str) -> bool:
+    """Make the file of an epoch; False when another run was first."""
+    filesystem, root = fsspec.core.url_to_fs(epoch.folder)
+    name = f"{_name(epoch.number)}.json"
+    content = json.dumps(_identity(job) | {"took_over": epoch.took_over}).encode()
     try:
-        with filesystem.open(path, "xb") as file:
-            file.write(content)
+        if is_s3(epoch.folder):
+            create_file(f"{epoch.folder}/{name}", content)
+        else:
+            with filesystem.open(f"{root}/{name}", "xb") as file:
+                file.write(content)
     except FileExistsError:
         return False
     return True
@@ -108,13 +139,12 @@ def _newest(filesystem: Any, root: str) -> int:
     return max((int(path.rpartition("/")[2][:-5]) for path in filesystem.glob(f"{root}/*.json")), default=0)
 
 
-def _state(filesystem: Any, root: str, number: int, expiry_s: float) -> str:
-    """`ended`, `writing`, or `silent`: it has not ended and its beat stands still."""
+def _state(filesystem: Any, root: str, number: int, holder: dict[str, Any], expiry_s: float) -> str:
+    """`ended`; or else `dead`, `writing`, or `silent`: it may be asleep."""
     if filesystem.exists(f"{root}/{_name(number)}.end"):
         return "ended"
-    holder = _read(filesystem, f"{root}/{_name(number)}.json")
-    if holder.get("host") == _host() and not _alive(holder):
-        return "ended"
+    if _is_dead(holder):
+        return "dead"
     return "silent" if _silence_s(filesystem, root, number) > expiry_s else "writing"
 
 
@@ -134,7 +164,7 @@ def _beat(epoch: Epoch, ended: threading.Event) -> None:
     while True:
         try:
             filesystem.pipe_file(f"{root}/{_name(epoch.number)}.beat", b"")
-        except OSError as error:
+        except (OSError, BotoCoreError) as error:
             say(f"warning: cannot renew the claim on this workspace: {error}")
         if ended.wait(BEAT_S):
             return
@@ -146,13 +176,17 @@ def _identity(job: str) -> dict[str, Any]:
 
 
 def _host() -> str:
-    """This machine until its next boot: a process number means nothing after it."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()}/{boot.read_text().strip() if boot.exists() else ''}"
+    """Where a process number means the same process: a machine until its next boot, and a container on it."""
+    boot, pids = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if not boot.exists() or not pids.exists():
+        return socket.gethostname()
+    return f"{socket.gethostname()}/{boot.read_text().strip()}/{pids.readlink()}"
 
 
-def _alive(holder: dict[str, Any]) -> bool:
-    return _born(int(holder.get("pid", 0))) == holder.get("born") is not None
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether the process is known to be dead, as it can be on its own machine only, and where /proc tells."""
+    born = holder.get("born")
+    return born is not None and holder["host"] == _host() and _born(holder["pid"]) != born
 
 
 def _born(pid: int) -> str | None:
@@ -166,8 +200,10 @@ def _born(pid: int) -> str | None:
 
 def _read(filesystem: Any, path: str) -> dict[str, Any]:
     """The claim of an epoch; empty while its writer has made the file and not yet filled it."""
-    content = filesystem.cat_file(path)
-    found: dict[str, Any] = json.loads(content) if content else {}
+    try:
+        found: dict[str, Any] = json.loads(filesystem.cat_file(path))
+    except ValueError:
+        return {}
     return found
 
 

@@ -2,8 +2,9 @@
 
 `MMBATCH_FAILPOINT=commit.before:3` ends the process that reaches that point for the third time, as a lost machine
 would: nothing is flushed, nothing is cleaned up. `MMBATCH_FAILPOINT=encode:<content hash>` ends every process that
-prepares (`prepare`) or encodes (`encode`) that one content, as a record that crashes a decoder would. Workers of a Ray
-that a job starts itself inherit the variable.
+prepares (`prepare`) or encodes (`encode`) that one content, as a record that crashes a decoder would. Workers get the
+variables of the job that they work for. A process that ends itself first adds a line to the file that
+`MMBATCH_FAILPOINT_LOG` names, if it is set.
 """
 
 import os
@@ -11,6 +12,7 @@ import signal
 from collections.abc import Collection
 
 VARIABLE = "MMBATCH_FAILPOINT"
+LOG = "MMBATCH_FAILPOINT_LOG"
 
 POINTS = tuple(
     f"{point}.{side}"
@@ -31,11 +33,18 @@ def reach(point: str) -> None:
     if name == point:
         _reached[point] = _reached.get(point, 0) + 1
         if _reached[point] == int(count or 1):
-            os.kill(os.getpid(), signal.SIGKILL)
+            _die()
 
 
 def reach_records(point: str, content_hashes: Collection[str]) -> None:
     """Kill this process if it works on the content that the environment names for `point`."""
     name, _, content_hash = os.environ.get(VARIABLE, "").partition(":")
     if name == point and content_hash in content_hashes:
-        os.kill(os.getpid(), signal.SIGKILL)
+        _die()
+
+
+def _die() -> None:
+    if log := os.environ.get(LOG):
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{os.environ[VARIABLE]} {os.getpid()}\n")
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -12,6 +12,9 @@ from mmbatch.image_headers import exif_orientation, gif_size, image_format, webp
 MAX_PIXELS = 64_000_000
 """Largest width x height that is decoded: 256 MB as RGBA. A PNG of 231 KB can hold ten times as much."""
 
+MAX_IMAGE_BYTES = 32 << 20
+"""A larger image file is not used; product images are 50 to 220 KB."""
+
 _EXIF = b"Exif\0\0"
 _CHECK_SIDE = 1  # smallest side asked of a check: the JPEG decoder's strongest reduction, 1/8
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
@@ -41,7 +44,8 @@ class ImageError(Exception):
         super().__init__(message)
         self.reason = reason
         """Reason code: `image_empty`, `image_unknown_format`, `image_too_large`, `image_truncated`, or, where the
-        image had to be fetched, `image_missing`, `image_unreadable`, `image_forbidden`, `image_url_not_fetched`."""
+        image had to be fetched, `image_missing`, `image_unreadable`, `image_forbidden`, `image_http_status`,
+        `image_timeout`, and, where it was fetched again, `image_changed`."""
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
         return ImageError, (self.reason, str(self))

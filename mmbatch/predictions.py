@@ -1,18 +1,27 @@
 """Predictions: staged for a run, then published in one commit; the latest version is what consumers read."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmbatch import schema
+from mmbatch.catalog import HASH_COLUMNS
+from mmbatch.schema import MODALITIES, Modality
 from mmbatch.tables import FileEntry, Table
 from mmbatch.workspace import Workspace
 
-_INPUTS = ["product_id", "text_hash", "image_hash", "predictor"]
+_INPUTS = ["product_id", "text_hash", "image_hash", "quarantined", "predictor"]
+
+_MARKS = pa.array(
+    [[name for bit, name in enumerate(MODALITIES) if code >> bit & 1] for code in range(1 << len(MODALITIES))],
+    pa.list_(pa.string()),
+)
+"""Every subset of the modalities, sorted; bit m of its place says whether the m-th is in it."""
 
 
 class Outdated(NamedTuple):
@@ -40,11 +49,19 @@ class Predictions:
         """What a run wants to publish."""
         return self.workspace.table("staged", run_id, schema=schema.PREDICTIONS)
 
-    def outdated(self, keys: pa.Table, *, predictor: str, buckets: Collection[int]) -> Outdated:
-        """Compare catalog keys of some buckets with what their published predictions were made from."""
+    def outdated(
+        self, keys: pa.Table, *, predictor: str, buckets: Collection[int], rejected: Mapping[Modality, pa.Array]
+    ) -> Outdated:
+        """Compare catalog keys of some buckets with what their published predictions were made from.
+
+        A prediction without a modality stands where that one is in quarantine (`rejected`: ids by modality, see
+        `quarantine.rejected_parts`) and the prediction says so.
+        """
         published = self.table.read(_INPUTS, buckets=buckets)
-        wanted = keys.append_column("predictor", pa.repeat(predictor, keys.num_rows).cast(pa.string()))
-        stands = pc.is_in(_joined(wanted), value_set=_joined(published).combine_chunks())
+        named = keys.append_column("predictor", pa.repeat(predictor, keys.num_rows).cast(pa.string()))
+        made = _joined(published).combine_chunks()
+        whole, without = (_joined(_marked(rows, rejected)) for rows in (named, _without(named, rejected)))
+        stands = pc.or_(pc.is_in(whole, value_set=made), pc.is_in(without, value_set=made))
         present = pc.is_in(published["product_id"], value_set=keys["product_id"].combine_chunks())
         return Outdated(
             keys=keys.filter(pc.invert(stands)),
@@ -71,6 +88,31 @@ class Predictions:
         return ([self.table.write_file(rows, bucket=bucket)] if rows.num_rows else []), before
 
 
+def marks(rows: pa.Table, rejected: Mapping[Modality, pa.Array]) -> pa.Array:
+    """Modalities of each row (`product_id`, hashes) that are missing and in quarantine: list<string>, sorted."""
+    code_N = np.zeros(rows.num_rows, np.int64)
+    for bit, modality in enumerate(MODALITIES):
+        missing = pc.and_(pc.is_null(rows[HASH_COLUMNS[modality]]), _in(rows, rejected[modality]))
+        code_N |= missing.to_numpy().astype(np.int64) << bit
+    return _MARKS.take(pa.array(code_N))
+
+
+def _in(rows: pa.Table, ids: pa.Array) -> pa.ChunkedArray:
+    return pc.is_in(rows["product_id"], value_set=ids)
+
+
+def _without(rows: pa.Table, rejected: Mapping[Modality, pa.Array]) -> pa.Table:
+    """The rows without the hashes of what is in quarantine: contents that could not be encoded."""
+    for modality, column in HASH_COLUMNS.items():
+        kept = pc.if_else(_in(rows, rejected[modality]), pa.scalar(None, pa.string()), rows[column])
+        rows = rows.set_column(rows.schema.get_field_index(column), column, kept)
+    return rows
+
+
+def _marked(rows: pa.Table, rejected: Mapping[Modality, pa.Array]) -> pa.Table:
+    return rows.append_column("quarantined", marks(rows, rejected))
+
+
 def _joined(rows: pa.Table) -> pa.ChunkedArray:
-    columns = [rows[name] for name in _INPUTS]
+    columns = [pc.binary_join(rows[name], ",") if name == "quarantined" else rows[name] for name in _INPUTS]
     return pc.binary_join_element_wise(*columns, "\x1f", null_handling="replace", null_replacement="\x00")

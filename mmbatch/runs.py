@@ -51,12 +51,18 @@ class Run:
         return {"run_id": self.run_id, "job": self.job, "seconds": entry["seconds"], "counts": dict(counts)}
 
 
-def last_run(workspace: Workspace, job: str) -> dict[str, Any] | None:
-    """The newest finished run of a job, its JSON columns parsed; None when there is none."""
+def finished_runs(workspace: Workspace, job: str) -> list[dict[str, Any]]:
+    """The finished runs of a job, newest first, their JSON columns parsed."""
     rows = _table(workspace).read(filters=pc.field("job") == job).sort_by([("started", "descending")])
-    if not rows.num_rows:
-        return None
-    entry: dict[str, Any] = rows.slice(0, 1).to_pylist()[0]
+    return [_parsed(entry) for entry in rows.to_pylist()]
+
+
+def last_run(workspace: Workspace, job: str) -> dict[str, Any] | None:
+    """The newest finished run of a job; None when there is none."""
+    return next(iter(finished_runs(workspace, job)), None)
+
+
+def _parsed(entry: dict[str, Any]) -> dict[str, Any]:
     return entry | {name: json.loads(entry[name]) for name in ("settings", "counts", "versions")}
 
 

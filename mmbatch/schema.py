@@ -38,7 +38,7 @@ CATALOG = pa.schema(
         ("product_id", pa.string()),
         ("title", pa.string()),  # null: none
         ("description", pa.string()),  # null: none
-        ("image_uri", pa.string()),  # null: bytes are in table `images`, or there is no image
+        ("image_uri", pa.string()),  # null: the bytes came inside the source, or there is no image
         ("label", pa.list_(pa.string())),  # category path, root first; null: not labelled
         ("text_hash", pa.string()),  # 128 bits, hex, of title and description; null: neither
         ("image_hash", pa.string()),  # 128 bits, hex, of the image file's bytes; null: no image
@@ -49,7 +49,7 @@ CATALOG = pa.schema(
 """One row per product: what the catalog says now."""
 
 IMAGES = pa.schema([("image_hash", pa.string()), ("image", pa.binary()), ("bucket", pa.int32())])
-"""Image files that came as bytes, by content: append-only, so that a changed title never rewrites an image."""
+"""Image files that came as bytes or from the web, by content: append-only, so that a changed title never rewrites an image."""
 
 SPLIT = pa.schema([("product_id", pa.string()), ("split", pa.string()), ("bucket", pa.int32())])
 """Which labelled product may be used for what: append-only, so that no split is ever drawn twice."""
@@ -77,6 +77,7 @@ PREDICTIONS = pa.schema(
         ("predictor", pa.string()),  # name@fingerprint
         ("text_hash", pa.string()),  # inputs the prediction was made from; null: modality missing
         ("image_hash", pa.string()),
+        ("quarantined", pa.list_(pa.string())),  # modalities that are missing because they are in quarantine, sorted
         ("run_id", pa.string()),
         ("bucket", pa.int32()),
     ]
@@ -97,7 +98,7 @@ QUARANTINE = pa.schema(
         ("bucket", pa.int32()),
     ]
 )
-"""Every rejected row, once."""
+"""What is rejected at present, each thing once."""
 
 RUNS = pa.schema(
     [

@@ -1,14 +1,13 @@
 """Checks the rows of a raw batch: clean columns of `schema.SOURCE`, and a reason for everything that is not usable."""
 
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from mmbatch import schema
-from mmbatch.source_images import Loaded, load_images, split_images
+from mmbatch.source_images import ImageReader, Loaded, load_images, split_images
 from mmbatch.source_text import Labels, Text, check_labels, check_text
 from mmbatch.source_types import Checked, Columns, RawBatch, Reject, rejects_table
 
@@ -24,15 +23,15 @@ class _Cleaned(NamedTuple):
     """The other rows of the raw batch."""
 
 
-def check_rows(raw: RawBatch, columns: Columns, *, folder: str, pool: Executor) -> Iterator[Checked]:
-    """Check a batch; its images are read on `pool`, relative paths from `folder`.
+def check_rows(raw: RawBatch, columns: Columns, *, reader: ImageReader) -> Iterator[Checked]:
+    """Check a batch, whose images `reader` fetches.
 
     A row without an id, with text that is not UTF-8, or without any of title, description and usable image is
     rejected whole. A bad image or label is rejected alone: the row is kept without it.
     """
     cleaned = _clean(raw, columns)
     rejects, start = raw.rejects + cleaned.rejects, 0
-    for loaded in load_images(cleaned.rows["inline"], cleaned.rows["reference"].to_pylist(), folder=folder, pool=pool):
+    for loaded in load_images(cleaned.rows["inline"], cleaned.rows["reference"].to_pylist(), reader=reader):
         stop = start + len(loaded.images)
         bad_labels = {row - start: what for row, what in cleaned.bad_labels.items() if start <= row < stop}
         rows, unusable = _finish(cleaned.rows.slice(start, stop - start), loaded, bad_labels)

@@ -1,38 +1,63 @@
-"""Images of a raw batch: bytes inside the file, or paths and URIs that are read through fsspec."""
+"""Images of a raw batch: bytes inside the file, or references that are read or downloaded."""
 
-import errno
 import json
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import islice
+from typing import NamedTuple, Self
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from mmbatch.errors import InputError
+from mmbatch.image_access import WEB, ImageAccess, scheme_of
+from mmbatch.image_files import READ_THREADS, result_of, start_reading
+from mmbatch.image_web import WebImages
 from mmbatch.images import ImageError, check_image
 from mmbatch.source_text import Text, check_text, is_list
 
-MAX_IMAGE_BYTES = 32 << 20
-"""A larger image file is not used; product images are 50 to 220 KB."""
-
-FETCH_THREADS = 8
-"""Images one process reads at the same time: a read waits for the store, not for the processor."""
-
-_RUN_ROWS = 64  # images in flight before their bytes are counted
+_RUN_ROWS = 64  # images in flight whose bytes are not counted yet
 _RUN_BYTES = 128 << 20  # fetched bytes after which rows are handed on
-_PROTOCOLS = {"": "file", "file": "file", "memory": "memory", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
-
 
 _Fetched = tuple[str | None, bytes | ImageError | None]
 """Where an image lies and its bytes, or why there are none; (None, None): nothing to fetch."""
 
 _Fetching = tuple[str | None, Future[bytes] | ImageError | None]
 """The same before its bytes have come."""
+
+
+class ImageReader:
+    """Fetches the images that the rows of one file refer to, many at the same time; a context manager."""
+
+    def __init__(self, access: ImageAccess, *, folder: str) -> None:
+        """`access` says what may be fetched; relative references start from `folder`."""
+        self._access, self._folder = access, folder
+        self._web: WebImages | None = None
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        self._pool = self._stack.enter_context(ThreadPoolExecutor(READ_THREADS))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self, reference: str | None) -> _Fetching:
+        """Begin to fetch one image."""
+        if reference is None:
+            return None, None
+        try:
+            uri = self._access.locate(reference, folder=self._folder)
+        except ImageError as error:
+            return reference, error
+        if scheme_of(uri) not in WEB:
+            return uri, start_reading(uri, self._pool)
+        if self._web is None:
+            self._web = self._stack.enter_context(WebImages(self._access))
+        return uri, self._web.start(uri)
 
 
 class Loaded(NamedTuple):
@@ -61,109 +86,32 @@ def split_images(column: pa.Array) -> tuple[pa.Array, Text]:
     return pa.nulls(len(column), pa.binary()), Text(_first_of_json(text.values), text.undecodable)
 
 
-def load_images(inline: pa.Array, references: list[str | None], *, folder: str, pool: Executor) -> Iterator[Loaded]:
+def load_images(inline: pa.Array, references: Sequence[str | None], *, reader: ImageReader) -> Iterator[Loaded]:
     """Read and check the images of `[N]` rows, in runs of rows whose fetched bytes fit in memory.
 
-    `references` are read where `inline` is null, on `pool`; relative paths start from `folder`. There is at least one
-    run, which is empty when there are no rows.
+    `references` are fetched where `inline` is null. There is at least one run, which is empty when there are no rows.
     """
     start = 0
     while start == 0 or start < len(references):
-        fetched = _fetch_run(references[start:], folder, pool)
+        fetched = _fetch_run(references[start:], reader)
         yield _check_run(inline.slice(start, len(fetched)), fetched)
         start += max(len(fetched), 1)
 
 
-def read_image(uri: str) -> bytes:
-    """At most `MAX_IMAGE_BYTES + 1` bytes of an image file on a local disk or in an object store.
-
-    Raises `OSError` when it cannot be read (`FileNotFoundError`: there is none), `ImageError` when its scheme is not
-    allowed, and `InputError` when the package for its scheme is not installed.
-    """
-    return _read(_store(uri), uri)
-
-
-def _store(uri: str) -> Any | None:
-    """The file system that holds an image; None: the local disk.
-
-    Opened by the thread that asks, as fsspec keeps one per thread: readers share it and its connections.
-    """
-    scheme = _scheme(uri)
-    if scheme in ("http", "https"):
-        raise ImageError("image_url_not_fetched", f"web addresses are not fetched: {uri[:200]!r}")
-    if scheme not in _PROTOCOLS:
-        allowed = ", ".join(sorted(_PROTOCOLS)[1:])
-        raise ImageError("image_forbidden", f"scheme {scheme[:20]!r} is none of {allowed}: {uri[:200]!r}")
-    try:
-        return None if _PROTOCOLS[scheme] == "file" else fsspec.filesystem(_PROTOCOLS[scheme])
-    except ImportError as error:
-        raise InputError(f"{uri[:200]}: cannot be read: {error}") from error
-
-
-def _read(store: Any | None, uri: str) -> bytes:
-    if store is None:
-        return _read_local(Path(uri.removeprefix("file://")))
-    try:
-        return bytes(store.cat_file(uri, end=MAX_IMAGE_BYTES + 1))
-    except OSError as error:
-        if error.errno == errno.EINVAL and store.size(uri) == 0:  # S3 refuses any range of an empty object
-            return b""
-        raise
-
-
-def _read_local(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # reading a pipe or a device might never end
-        raise OSError(f"not a regular file: {str(path)[:200]!r}")
-    with path.open("rb") as file:
-        return file.read(MAX_IMAGE_BYTES + 1)
-
-
-def _scheme(uri: str) -> str:
-    if uri.startswith("//"):  # a web address that takes over its page's scheme
-        return "https"
-    if uri.startswith("data:"):
-        return "data"
-    return uri.partition("://")[0].lower() if "://" in uri else ""
-
-
-def _resolve(reference: str, folder: str) -> str:
-    relative = not _scheme(reference) and not reference.startswith("/")
-    return f"{folder}/{reference.removeprefix('./')}" if relative else reference
-
-
-def _start(reference: str | None, folder: str, pool: Executor) -> _Fetching:
-    if reference is None:
-        return None, None
-    uri = _resolve(reference, folder)
-    try:
-        return uri, pool.submit(_read, _store(uri), uri)
-    except ImageError as error:
-        return uri, error
-
-
-def _wait(uri: str | None, fetching: Future[bytes]) -> bytes | ImageError:
-    where = repr(uri)[:200]
-    try:
-        blob = fetching.result()
-    except FileNotFoundError:
-        return ImageError("image_missing", f"no such file: {where}")
-    except OSError as error:
-        return ImageError("image_unreadable", f"{where}: {error.strerror or error}"[:400])
-    if len(blob) > MAX_IMAGE_BYTES:
-        return ImageError("image_too_large", f"more than {MAX_IMAGE_BYTES >> 20} MiB: {where}")
-    return blob
-
-
-def _fetch_run(references: list[str | None], folder: str, pool: Executor) -> list[_Fetched]:
+def _fetch_run(references: Sequence[str | None], reader: ImageReader) -> list[_Fetched]:
+    waiting = iter(references)
+    fetching: deque[_Fetching] = deque()
     fetched: list[_Fetched] = []
     held = 0
-    while len(fetched) < len(references) and held < _RUN_BYTES:
-        some = references[len(fetched) : len(fetched) + _RUN_ROWS]
-        for uri, fetching in [_start(reference, folder, pool) for reference in some]:
-            found = _wait(uri, fetching) if isinstance(fetching, Future) else fetching
-            fetched.append((uri, found))
-            held += len(found) if isinstance(found, bytes) else 0
-    return fetched
+    while True:
+        if held < _RUN_BYTES:
+            fetching += map(reader.start, islice(waiting, _RUN_ROWS - len(fetching)))
+        if not fetching:
+            return fetched
+        uri, under_way = fetching.popleft()
+        found = result_of(under_way) if isinstance(under_way, Future) else under_way
+        fetched.append((uri, found))
+        held += len(found) if isinstance(found, bytes) else 0
 
 
 def _check_run(inline: pa.Array, fetched: list[_Fetched]) -> Loaded:

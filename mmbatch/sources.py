@@ -5,28 +5,32 @@ of them, in any process, and tells for every row that it cannot use why.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from functools import partial
+from itertools import takewhile
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmbatch import source_csv, source_jsonl, source_parquet
 from mmbatch.errors import InputError
+from mmbatch.image_access import ImageAccess
 from mmbatch.source_checks import check_rows
 from mmbatch.source_files import SUFFIXES, each_file, fingerprint_files, list_files, suffix_of
-from mmbatch.source_images import FETCH_THREADS, read_image
+from mmbatch.source_images import ImageReader
 from mmbatch.source_types import REJECTS, Checked, Columns, Header, RawBatch, Unit
+from mmbatch.storage import filesystem_of, is_local
 
 __all__ = [
     "REJECTS",
     "Checked",
     "Columns",
     "Unit",
-    "count_rows",
     "fingerprint_files",
     "list_files",
     "plan_units",
-    "read_image",
     "read_unit",
+    "source_folder",
 ]
 
 
@@ -49,28 +53,51 @@ def plan_units(files: Sequence[str], columns: Columns) -> list[Unit]:
     return [Unit(file, group, index, rows) for index, (file, group, rows) in enumerate(parts)]
 
 
-def count_rows(units: Sequence[Unit]) -> int | None:
-    """Rows in all units together; None when one of them is a text file, whose rows are not known before it is read."""
-    counts = [unit.rows for unit in units]
-    return None if None in counts else sum(count for count in counts if count is not None)
+def source_folder(source: str, files: Sequence[str]) -> str:
+    """The folder that a source of these files is: itself, or the one of its file or pattern."""
+    filesystem, path = filesystem_of(source)
+    uri = (path if is_local(source) else str(filesystem.unstrip_protocol(path))).rstrip("/")
+    if uri in files:
+        return uri.rpartition("/")[0]
+    if all(file.startswith(f"{uri}/") for file in files):
+        return uri
+    return "/".join(takewhile(lambda part: not set("*?[") & set(part), uri.split("/")))
 
 
-def read_unit(unit: Unit, columns: Columns, *, batch_rows: int = 1000) -> Iterator[Checked]:
+def read_unit(
+    unit: Unit,
+    columns: Columns,
+    *,
+    access: ImageAccess | None = None,
+    batch_rows: int = 1000,
+    positions: pa.Array | None = None,
+) -> Iterator[Checked]:
     """Checked rows of one unit, at most `batch_rows` in a batch and fewer where images are large.
 
+    `access` says where images may be read from, beside the folder of the file itself.
+    `positions`, int64, are the only rows to check, and whose images are fetched; None: all.
     Positions count the rows of a Parquet file, the data rows of a CSV file and the lines of a JSON Lines file, from 0.
     Raises `InputError` when the file itself breaks off or cannot be split into rows.
     """
     folder = unit.file.rpartition("/")[0]
-    with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        for raw in _read_raw(unit, columns, batch_rows):
+    with ImageReader((access or ImageAccess()).beside(folder), folder=folder) as reader:
+        for batch in _read_raw(unit, columns, batch_rows):
+            raw = batch if positions is None else _only(batch, positions)
             for start in range(0, max(raw.table.num_rows, 1), batch_rows):
                 part = RawBatch(
                     raw.table.slice(start, batch_rows),
                     raw.positions.slice(start, batch_rows),
                     raw.rejects if start == 0 else [],
                 )
-                yield from check_rows(part, columns, folder=folder, pool=pool)
+                yield from check_rows(part, columns, reader=reader)
+
+
+def _only(raw: RawBatch, positions: pa.Array) -> RawBatch:
+    wanted = pc.is_in(raw.positions, value_set=positions)
+    at = set(positions.to_pylist()) if raw.rejects else set()
+    return RawBatch(
+        raw.table.filter(wanted), raw.positions.filter(wanted), [bad for bad in raw.rejects if bad.position in at]
+    )
 
 
 def _read_raw(unit: Unit, columns: Columns, batch_rows: int) -> Iterator[RawBatch]:

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 
 import fsspec
@@ -32,6 +33,10 @@ EPOCH = "mmbatch-epoch"
 INCOMPRESSIBLE = ("image", "vector")
 """Columns written without dictionary, statistics or compression: float16 noise and JPEG do not shrink."""
 
+
+LOG_DAYS = 30
+"""Days for which the log tells which files a version had: Delta's own default for its entries, and for the removed
+files in its checkpoints the same, so that no file of a version which can still be opened is taken for a stray one."""
 
 ROW_GROUP_BYTES = 4 << 20
 """Of a file with vectors or images: 40 JPEG files, or 2,000 vectors of 1,024 float16."""
@@ -157,28 +162,92 @@ class Table:
         return self._commit(actions, app_id=app_id, version=version, retries=None)
 
     def replace(
-        self, added: Iterable[FileEntry], removed: Iterable[FileEntry], *, app_id: str, read_version: int
+        self,
+        added: Iterable[FileEntry],
+        removed: Iterable[FileEntry],
+        *,
+        app_id: str,
+        read_version: int,
+        same_rows: bool = False,
     ) -> int:
         """Swap files in one atomic commit and return the table's new version.
 
-        `LostRaceError` when the table is no longer at `read_version`, which `removed` and `added` were derived from.
+        `same_rows` tells whoever follows the table's changes that the files were only rearranged. `LostRaceError`
+        when the table is no longer at `read_version`, which `removed` and `added` were derived from.
         """
-        found = self.version()
-        actions: list[AddAction | RemoveAction] = [*map(_add_action, added), *map(_remove_action, removed)]
-        if actions and found != read_version:
-            raise LostRaceError(f"{self.uri}: another run has written version {found}, this one read {read_version}")
-        return self._commit(actions, app_id=app_id, version=0, retries=0)
+        actions: list[AddAction | RemoveAction] = [
+            *(_add_action(entry, data_change=not same_rows) for entry in added),
+            *(_remove_action(entry, data_change=not same_rows) for entry in removed),
+        ]
+        return self._commit(actions, app_id=app_id, version=0, retries=0, read_version=read_version)
 
     def fence(self, epoch: Epoch) -> None:
         """Write an epoch into the table's log: from now on every commit of an earlier one fails."""
-        table = DeltaTable(self.uri)
         properties = CommitProperties(app_transactions=[Transaction(EPOCH, epoch.number)])
-        table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
+        while True:
+            epoch.check()
+            table = DeltaTable(self.uri)
+            try:
+                table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
+            except CommitFailedError:  # the other run has committed just now, for the last time: once more
+                continue
+            return
+
+    def unreferenced(self, keep: timedelta) -> dict[str, int]:
+        """Path and bytes of every file that no version of the last `keep` has, and that is older than that.
+
+        Files that were never committed count by when they were written. `keep` is rounded up to whole hours, and must
+        not be longer than `LOG_DAYS`.
+        """
+        table = self._open()
+        if table is None:
+            return {}
+        hours = -(-keep // timedelta(hours=1))
+        paths = table.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False, full=True)
+        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        there = filesystem.find(root, detail=True) if paths else {}
+        found = {path: there.get(f"{root}/{path}") for path in paths}  # the log also names files that went before
+        return {path: int(info["size"]) for path, info in found.items() if info}
+
+    def delete(self, paths: Collection[str]) -> None:
+        """Delete files that no version of the table needs (`unreferenced`); the log does not change."""
+        if self.epoch:
+            self.epoch.check()
+        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        reach("vacuum.before")
+        filesystem.rm([f"{root}/{path}" for path in paths])
+        reach("vacuum.after")
+
+    def loose_commits(self) -> int:
+        """Commits since the log's last checkpoint: what a reader fetches one by one to open the table."""
+        filesystem, root = fsspec.core.url_to_fs(f"{self.uri}/_delta_log")
+        checkpoint = f"{root}/_last_checkpoint"
+        last = json.loads(filesystem.cat_file(checkpoint))["version"] if filesystem.exists(checkpoint) else -1
+        return self.version() - int(last)
+
+    def checkpoint(self) -> None:
+        """Join the log's entries into one file, after deleting expired ones that an earlier checkpoint holds.
+
+        In this order, a version before a checkpoint can be opened at least until the next checkpoint.
+        """
+        table = DeltaTable(self.uri)
+        table.cleanup_metadata()
+        table.create_checkpoint()
 
     def _commit(
-        self, actions: list[AddAction | RemoveAction], *, app_id: str, version: int, retries: int | None
+        self,
+        actions: list[AddAction | RemoveAction],
+        *,
+        app_id: str,
+        version: int,
+        retries: int | None,
+        read_version: int | None = None,
     ) -> int:
         table = self._open() or self._create()
+        if actions and read_version is not None and table.version() != max(read_version, 0):  # 0: made, still empty
+            raise LostRaceError(
+                f"{self.uri}: another run has written version {table.version()}, this one read {read_version}"
+            )
         landed = table.transaction_version(app_id)
         if (landed is not None and landed >= version) or not actions:
             return table.version()
@@ -215,7 +284,13 @@ class Table:
         return table
 
     def _create(self) -> DeltaTable:
-        return DeltaTable.create(self.uri, self._delta_schema(), mode="ignore", partition_by=["bucket"])
+        return DeltaTable.create(
+            self.uri,
+            self._delta_schema(),
+            mode="ignore",
+            partition_by=["bucket"],
+            configuration={"delta.deletedFileRetentionDuration": f"interval {LOG_DAYS} days"},
+        )
 
     def _delta_schema(self) -> pa.Schema:
         """Delta has no fixed-size binary; the width stays in the Parquet files."""
@@ -263,19 +338,19 @@ class Snapshot:
 
 def _row_group_rows(rows: pa.Table) -> int:
     """Rows of about `ROW_GROUP_BYTES`: what a filter on a sorted column can leave unread."""
-    return max(1, min(50_000, ROW_GROUP_BYTES * rows.num_rows // max(rows.nbytes, 1)))
+    return max(1, min(50_000, int(ROW_GROUP_BYTES * rows.num_rows // max(rows.nbytes, 1))))
 
 
-def _add_action(entry: FileEntry) -> AddAction:
+def _add_action(entry: FileEntry, *, data_change: bool = True) -> AddAction:
     return AddAction(
         path=entry.path,
         size=entry.size,
         partition_values={"bucket": str(entry.bucket)},
         modification_time=int(time.time() * 1000),
-        data_change=True,
+        data_change=data_change,
         stats=json.dumps({"numRecords": entry.rows}),
     )
 
 
-def _remove_action(entry: FileEntry) -> RemoveAction:
-    return RemoveAction(path=entry.path, deletion_timestamp=int(time.time() * 1000), data_change=True)
+def _remove_action(entry: FileEntry, *, data_change: bool = True) -> RemoveAction:
+    return RemoveAction(path=entry.path, deletion_timestamp=int(time.time() * 1000), data_change=data_change)

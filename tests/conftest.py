@@ -58,5 +58,15 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ingest and replay do their tasks in this process, one after the other, without Ray."""
+    from mmbatch.pipelines import ingest, intake, replay
+
+    monkeypatch.setattr(intake, "stream", lambda units, work: (row for unit in units for row in work(unit)))
+    for module in (ingest, replay):
+        monkeypatch.setattr(module, "start_ray", lambda: None)
+
+
 def read_source(file: Path) -> pa.Table:
     return pq.read_table(file)

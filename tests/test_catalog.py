@@ -35,9 +35,11 @@ def test_title_and_description_do_not_run_into_each_other() -> None:
 
 
 def test_bytes_behind_a_uri_are_hashed_but_not_staged() -> None:
-    rows = source(product("a", image=b"i", image_uri="s3://b/i.jpg"), product("b", image=b"i"))
-    assert rows["image"].to_pylist() == [None, b"i"]
-    assert rows["image_hash"].to_pylist() == [digest(b"i")] * 2
+    places = ["s3://b/i.jpg", "/b/https://i.jpg", None, "HTTPS://h/i.jpg", "http://127.0.0.1:1/i.jpg"]
+    rows = source(*[product(str(number), image=b"i", image_uri=uri) for number, uri in enumerate(places)])
+    assert rows["image"].to_pylist() == [None, None, b"i", b"i", b"i"]  # what came from the web is stored
+    assert rows["image_hash"].to_pylist() == [digest(b"i")] * 5
+    assert rows["image_uri"].to_pylist() == places
 
 
 def test_the_first_row_of_an_id_counts_whatever_the_order_of_arrival() -> None:
@@ -90,9 +92,19 @@ def test_content_comes_back_by_hash_in_the_asked_order(catalog: Catalog, tmp_pat
     x, y = staged["text_hash"].to_pylist()[:2]
     assert catalog.content("text", 0, pa.array([y, x, y]))["title"].to_pylist() == ["y", "x", "y"]
     wanted = pa.array([digest(b"by uri"), digest(b"by bytes")])
-    assert catalog.content("image", 0, wanted)["image"].to_pylist() == [b"by uri", b"by bytes"]
+    content = catalog.content("image", 0, wanted)
+    assert content["image"].to_pylist() == [b"by uri", b"by bytes"]
+    assert content["reason"].to_pylist() == content["message"].to_pylist() == [None, None]
     file.write_bytes(b"another image now")
-    assert catalog.content("image", 0, wanted)["image"].to_pylist() == [None, b"by bytes"]
+    content = catalog.content("image", 0, wanted)
+    assert content["image"].to_pylist() == [None, b"by bytes"]
+    assert content["content_hash"].to_pylist() == wanted.to_pylist()
+    assert content["reason"].to_pylist() == ["image_changed", None]
+    assert content["message"].to_pylist() == [f"another image than at ingest: {str(file)!r}", None]
+    file.unlink()
+    content = catalog.content("image", 0, wanted)
+    assert content["reason"].to_pylist() == ["image_missing", None]
+    assert content["message"].to_pylist() == [f"no such file: {str(file)!r}", None]
 
 
 def test_many_products_hash_alike_across_calls() -> None:

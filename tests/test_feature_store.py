@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmbatch.feature_store import CHUNK_CONTENTS, FeatureStore
+from mmbatch.feature_store import FeatureStore
 from mmbatch.workspace import Settings, Workspace
 
 
@@ -11,16 +11,6 @@ def store(tmp_path) -> FeatureStore:
     settings = Settings(preset="sample", level=1, seed=0, buckets=4)
     workspace = Workspace.create(str(tmp_path / "w"), settings)
     return FeatureStore(workspace=workspace, encoder="e@1", modality="text", width=3)
-
-
-def keys(rows: list[tuple[str, str | None, int]]) -> pa.Table:
-    ids, hashes, buckets = zip(*rows, strict=True)
-    columns = {
-        "product_id": ids,
-        "text_hash": pa.array(hashes, pa.string()),
-        "image_hash": pa.nulls(len(ids), pa.string()),
-    }
-    return pa.table(columns | {"bucket": pa.array(buckets, pa.int32())})
 
 
 def put(store: FeatureStore, rows: list[tuple[str, str, int]], run: str) -> np.ndarray:
@@ -38,31 +28,6 @@ def test_vectors_come_back_bit_for_bit_in_the_asked_order(store: FeatureStore) -
     assert present.tolist() == [True, False, True, False]
     assert (found[[0, 2]] == vectors[[1, 0]]).all()
     assert (found[[1, 3]] == 0).all()
-
-
-def test_stale_is_what_has_no_vector_of_its_present_content(store: FeatureStore) -> None:
-    put(store, [("a", "h1", 0), ("b", "h2", 0)], "run")
-    stale = store.stale(keys([("a", "h1", 0), ("b", "edited", 0), ("c", "h3", 1), ("d", None, 1)]))
-    assert stale.compute.select(["product_id", "content_hash"]).to_pylist() == [
-        {"product_id": "b", "content_hash": "edited"},
-        {"product_id": "c", "content_hash": "h3"},
-    ]
-    assert stale.copy.num_rows == 0
-
-
-def test_equal_content_is_computed_once_and_stored_content_is_copied(store: FeatureStore) -> None:
-    put(store, [("a", "h1", 0)], "run")
-    stale = store.stale(keys([("a", "h1", 0), ("b", "h1", 1), ("d", "h2", 1), ("c", "h2", 0)]))
-    assert stale.compute["product_id"].to_pylist() == ["c"]
-    assert stale.copy["product_id"].to_pylist() == ["b", "d"]
-
-
-def test_chunks_do_not_depend_on_what_is_done_already(store: FeatureStore) -> None:
-    rows = [(f"p{i:05d}", f"h{i}", i % 2) for i in range(4 * CHUNK_CONTENTS)]
-    first = store.stale(keys(rows)).compute
-    assert np.bincount(first["chunk"].to_numpy()).min() > CHUNK_CONTENTS / 2
-    put(store, rows[:1], "run")
-    assert store.stale(keys(rows)).compute.equals(first.filter(pa.compute.not_equal(first["product_id"], "p00000")))
 
 
 def test_vectors_of_another_width_or_dtype_are_refused(store: FeatureStore) -> None:

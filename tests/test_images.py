@@ -42,18 +42,25 @@ def assert_rejected(blob, reason, match):
         assert caught.value.reason == reason
 
 
-def png_of_size(width, height):
+def png_of(width, height, data, *, bits=8, colour=2):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def png_of_16_bits(*pixel):
+    """A PNG of 3 x 2 equal pixels with 16 bits in each channel, which Pillow itself cannot write in colour."""
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[len(pixel)]
+    row = b"\0" + 3 * struct.pack(f">{len(pixel)}H", *pixel)
+    return png_of(3, 2, 2 * row, bits=16, colour=colour)
 
 
 def huge(kind):
     """A file of a few bytes whose header claims 65,000 x 10,000 pixels, or the most its format can say."""
     if kind == "PNG":
-        return png_of_size(65_000, 10_000)
+        return png_of(65_000, 10_000, b"\0")
     blob = bytearray(encode(photo(), kind))
     if kind == "JPEG":
         start = blob.index(b"\xff\xc0")
@@ -84,6 +91,16 @@ def test_one_pixel(kind):
     check_image(blob)
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("size", [(10_000, 1), (1, 10_000)])
+def test_a_line_of_pixels(kind, size):
+    blob = encode(Image.new("RGB", size, (200, 100, 50)), kind)
+    image = open_rgb(blob, target=224)
+    assert image.size == size
+    assert np.abs(np.asarray(image, int) - (200, 100, 50)).max() <= 8
+    check_image(blob)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK"])
 def test_other_colour_modes_become_rgb(mode):
     kind = "JPEG" if mode == "CMYK" else "PNG"
@@ -95,6 +112,30 @@ def test_other_colour_modes_become_rgb(mode):
 def test_sixteen_bit_grey_is_scaled_not_clipped():
     grey = np.full((4, 4), 0x8000, dtype=np.uint16)
     assert np.unique(np.asarray(open_rgb(encode(Image.fromarray(grey), "PNG")))).tolist() == [0x80]
+
+
+def test_colours_of_a_cmyk_jpeg_are_not_inverted():
+    ink = Image.new("CMYK", (16, 16), (255, 0, 0, 0))  # cyan
+    blob = encode(ink, "JPEG", quality=95)
+    assert Image.open(io.BytesIO(blob)).mode == "CMYK"
+    assert open_rgb(blob).getpixel((8, 8)) == pytest.approx((0, 255, 255), abs=6)
+
+
+@pytest.mark.parametrize(
+    ("pixel", "rgb"),
+    [
+        ((0x8000,), (0x80, 0x80, 0x80)),
+        ((0x8000, 0xFFFF), (0x80, 0x80, 0x80)),
+        ((0xFF00, 0x8000, 0x0100), (0xFF, 0x80, 0x01)),
+        ((0xFF00, 0x8000, 0x0100, 0xFFFF), (0xFF, 0x80, 0x01)),
+        ((0xFF00, 0x8000, 0x0100, 0), (0xFF, 0xFF, 0xFF)),
+    ],
+)
+def test_sixteen_bit_png_of_every_kind(pixel, rgb):
+    blob = png_of_16_bits(*pixel)
+    image = open_rgb(blob)
+    assert (image.mode, image.size, image.getcolors()) == ("RGB", (3, 2), [(6, rgb)])
+    check_image(blob)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

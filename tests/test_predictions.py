@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from mmbatch import schema
-from mmbatch.predictions import Predictions
+from mmbatch.predictions import Predictions, marks
 from mmbatch.workspace import Settings, Workspace
 
 
@@ -14,12 +14,16 @@ def predictions(tmp_path: Path) -> Predictions:
     return Predictions(workspace=Workspace.create(str(tmp_path / "w"), settings))
 
 
-def predicted(*rows: tuple[str, str, str | None]) -> pa.Table:
-    """Rows of id, text hash and image hash, predicted by p@1."""
+NONE: dict[schema.Modality, pa.Array] = {"image": pa.array([], pa.string()), "text": pa.array([], pa.string())}
+
+
+def predicted(*rows: tuple[str | None, ...]) -> pa.Table:
+    """Rows of id, text hash, image hash, and the modalities that are marked, predicted by p@1."""
     full = [
         dict.fromkeys(schema.PREDICTIONS.names)
-        | {"product_id": key, "text_hash": text, "image_hash": image, "predictor": "p@1", "bucket": 0}
-        for key, text, image in rows
+        | {"product_id": key, "text_hash": text, "image_hash": image, "quarantined": marked, "predictor": "p@1"}
+        | {"bucket": 0}
+        for key, text, image, *marked in rows
     ]
     return pa.Table.from_pylist(full, schema=schema.PREDICTIONS)
 
@@ -43,10 +47,37 @@ def publish(predictions: Predictions, rows: pa.Table, run: str, product_ids: lis
 def test_a_prediction_stands_while_inputs_and_predictor_are_the_same(predictions: Predictions) -> None:
     publish(predictions, predicted(("a", "t", "i"), ("b", "t", None), ("c", "t", "i")), "run1", ["a", "b", "c"])
     now = keys(("a", "t", "i"), ("b", "t", "first image"), ("d", "t", None))
-    found = predictions.outdated(now, predictor="p@1", buckets=[0])
+    found = predictions.outdated(now, predictor="p@1", buckets=[0], rejected=NONE)
     assert found.keys["product_id"].to_pylist() == ["b", "d"]
     assert (found.removed, found.unchanged) == (1, 1)
-    assert predictions.outdated(now, predictor="p@2", buckets=[0]).keys.num_rows == 3
+    assert predictions.outdated(now, predictor="p@2", buckets=[0], rejected=NONE).keys.num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("published", "now", "stands"),
+    [
+        (("a", "t", None), ("a", "t", None), False),  # the image has come into quarantine
+        (("a", "t", None, "image"), ("a", "t", None), True),
+        (("b", "t", None, "image"), ("b", "t", None), False),  # it has left quarantine: the product has no image now
+        (("a", "t", None, "image"), ("a", "t", "i"), True),  # an image that cannot be encoded
+        (("a", "t", None), ("a", "t", "i"), False),
+        (("a", "t", "i"), ("a", "t", "i"), True),  # one of two encoders could
+        (("b", "t", None, "image"), ("b", "t", "i"), False),  # it was encoded since
+    ],
+)
+def test_a_prediction_stands_while_its_mark_is_true(
+    published: tuple[str | None, ...], now: tuple[str, str, str | None], stands: bool, predictions: Predictions
+) -> None:
+    publish(predictions, predicted(published), "run1", ["a", "b"])
+    rejected = NONE | {"image": pa.array(["a"])}
+    found = predictions.outdated(keys(now), predictor="p@1", buckets=[0], rejected=rejected)
+    assert (found.unchanged, found.keys.num_rows) == ((1, 0) if stands else (0, 1))
+
+
+def test_marks_name_what_is_missing_and_in_quarantine() -> None:
+    rows = keys(("a", None, None), ("b", None, "i"), ("c", None, None))
+    rejected: dict[schema.Modality, pa.Array] = {"image": pa.array(["a", "b"]), "text": pa.array(["b", "a"])}
+    assert marks(rows, rejected).to_pylist() == [["image", "text"], ["text"], []]
 
 
 def test_staged_rows_are_not_seen_before_they_are_published(predictions: Predictions) -> None:

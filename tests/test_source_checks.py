@@ -1,6 +1,5 @@
 import io
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import numpy as np
@@ -10,10 +9,13 @@ import pytest
 from PIL import Image
 
 from mmbatch.errors import InputError
+from mmbatch.image_access import ImageAccess
+from mmbatch.image_files import read_images
 from mmbatch.images import ImageError
 from mmbatch.source_checks import check_rows
+from mmbatch.source_images import ImageReader
 from mmbatch.source_types import RawBatch
-from mmbatch.sources import Columns, plan_units, read_image, read_unit
+from mmbatch.sources import Columns, plan_units, read_unit
 
 
 def jpeg(width=32, height=24, seed=0):
@@ -30,8 +32,9 @@ def check(columns, folder="/nowhere", **content):
     """Rows and rejects of a batch, as lists of dicts."""
     table = pa.table(content)
     raw = RawBatch(table, pa.array(range(100, 100 + table.num_rows), pa.int64()), [])
-    with ThreadPoolExecutor(2) as pool:
-        batches = list(check_rows(raw, columns, folder=str(folder), pool=pool))
+    access = ImageAccess(places=("gs://bucket", "memory://pictures")).beside(str(folder))
+    with ImageReader(access, folder=str(folder)) as reader:
+        batches = list(check_rows(raw, columns, reader=reader))
     rows = [row for batch in batches for row in batch.rows.to_pylist()]
     return rows, [reject for batch in batches for reject in batch.rejects.to_pylist()]
 
@@ -183,7 +186,7 @@ def test_image_paths(tmp_path):
     bad = ["images/none.jpg", "memory://pictures/none.jpg", "images", "empty.jpg", None, ""]
     rows, rejects = check_image([*good, *bad], tmp_path)
     assert [row["image"] for row in rows] == [JPEG] * 5 + [None] * 6
-    assert [row["image_uri"] for row in rows[:5]] == [absolute] * 3 + good[3:]
+    assert [row["image_uri"] for row in rows[:5]] == [absolute] * 4 + good[4:]
     assert all(row["image_uri"] is None for row in rows[5:])
     assert [reason for reason, _ in rejects] == ["image_missing", "image_missing", "image_unreadable", "image_empty"]
     assert rejects[0][1] == f"no such file: '{tmp_path}/images/none.jpg'"
@@ -203,9 +206,14 @@ def test_image_lists_use_the_first(tmp_path):
 @pytest.mark.parametrize(
     ("reference", "reason"),
     [
-        ("http://169.254.169.254/latest", "image_url_not_fetched"),
-        ("HTTPS://img.example/a.jpg", "image_url_not_fetched"),
-        ("//img.example/a.jpg", "image_url_not_fetched"),
+        ("http://169.254.169.254/latest", "image_forbidden"),
+        ("HTTPS://img.example/a.jpg", "image_forbidden"),
+        ("//img.example/a.jpg", "image_forbidden"),
+        ("https://user:secret@img.example/a.jpg", "image_forbidden"),
+        ("s3://key:secret@bucket/a.jpg", "image_forbidden"),
+        ("s3://bucket/a.jpg", "image_forbidden"),
+        ("/etc/passwd", "image_forbidden"),
+        ("../etc/passwd", "image_forbidden"),
         ("ftp://img.example/a.jpg", "image_forbidden"),
         ("data:image/png;base64,AAAA", "image_forbidden"),
         ("simplecache::http://img.example/a.jpg", "image_forbidden"),
@@ -219,6 +227,7 @@ def test_image_reference_that_is_not_read(reference, reason):
     _, ((found, message),) = check_image([reference])
     assert found == reason
     assert len(message) < 400
+    assert "secret" not in message
 
 
 def test_image_that_is_a_pipe_is_not_waited_for(tmp_path):
@@ -228,7 +237,7 @@ def test_image_that_is_a_pipe_is_not_waited_for(tmp_path):
 
 
 def test_image_file_over_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmbatch.source_images.MAX_IMAGE_BYTES", 1 << 20)
+    monkeypatch.setattr("mmbatch.image_files.MAX_IMAGE_BYTES", 1 << 20)
     (tmp_path / "big.jpg").write_bytes(JPEG + bytes(1 << 20))
     assert check_image(["big.jpg"], tmp_path)[1] == [("image_too_large", f"more than 1 MiB: '{tmp_path}/big.jpg'")]
 
@@ -240,8 +249,8 @@ def test_fetched_images_are_handed_on_in_runs_that_fit_in_memory(tmp_path, monke
     paths = ["none.jpg" if number % 100 == 99 else "a.jpg" for number in range(200)]
     raw = RawBatch(pa.table({"id": ids, "image": paths, "label": labels}), pa.array(range(200), pa.int64()), [])
     columns = Columns(id="id", title="id", image="image", label=("label",))
-    with ThreadPoolExecutor(2) as pool:
-        batches = list(check_rows(raw, columns, folder=str(tmp_path), pool=pool))
+    with ImageReader(ImageAccess().beside(str(tmp_path)), folder=str(tmp_path)) as reader:
+        batches = list(check_rows(raw, columns, reader=reader))
     assert [batch.rows.num_rows for batch in batches] == [64, 64, 64, 8]
     rows = pa.concat_tables(batch.rows for batch in batches)
     assert rows["position"].to_pylist() == list(range(200))
@@ -264,21 +273,25 @@ def test_one_row_can_lose_its_image_and_its_label():
     assert [reject["modality"] for reject in rejects] == ["image", "label"]
 
 
-def test_read_image():
-    fsspec.filesystem("memory").pipe("/pictures/m.jpg", JPEG)
-    assert read_image("memory://pictures/m.jpg") == JPEG
-    with pytest.raises(FileNotFoundError):
-        read_image("memory://pictures/none.jpg")
-    with pytest.raises(ImageError, match="scheme 'ftp' is none of file, gcs, gs, memory, s3, s3a"):
-        read_image("ftp://img.example/a.jpg")
+def test_read_images(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    fsspec.filesystem("memory").pipe("/pictures/m.jpg", b"m")
+    uris = [f"{tmp_path}/a.jpg", None, "memory://pictures/m.jpg", "memory://pictures/none.jpg", "https://h/a.jpg"] * 20
+    found = read_images(uris)
+    assert found[:3] == [JPEG, None, b"m"]
+    assert [error.reason for error in found if isinstance(error, ImageError)] == [
+        "image_missing",
+        "image_forbidden",
+    ] * 20
+    assert read_images([]) == []
 
 
 def test_scheme_whose_package_is_missing_stops_the_run(monkeypatch):
-    def missing(protocol):
+    def missing(uri):
         raise ImportError("Please install gcsfs")
 
-    monkeypatch.setattr("mmbatch.source_images.fsspec.filesystem", missing)
-    with pytest.raises(InputError, match=r"gs://bucket/a\.jpg: cannot be read: Please install gcsfs"):
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(InputError, match=r"gs://: cannot be read: Please install gcsfs"):
         check_image(["gs://bucket/a.jpg"])
 
 

@@ -149,8 +149,8 @@ def test_flipkart_rows(tmp_path):
         ("c2d7", ["Clothing", "Women's Clothing", "Shorts"], None, None),
         ("c2d8", None, None, None),
     ]
-    assert reasons(rejects) == [(0, "c2d7", "image", "image_url_not_fetched"), (1, "c2d8", "label", "bad_label")]
-    assert rejects[0]["message"] == "web addresses are not fetched: 'http://img.example/a.jpeg'"
+    assert reasons(rejects) == [(0, "c2d7", "image", "image_forbidden"), (1, "c2d8", "label", "bad_label")]
+    assert rejects[0]["message"].endswith("below a place that --images-from names: 'http://img.example/a.jpeg'")
 
 
 def test_jsonl_values(tmp_path):
@@ -205,7 +205,7 @@ def test_jsonl_label_lists_and_image_lists(tmp_path):
     rows, rejects = read_text(tmp_path, "\n".join(map(json.dumps, lines)), "a.jsonl", columns=columns)
     assert brief(rows, "label") == [(["A", "B"],), (["A"],), (None,), (None,)]
     assert reasons(rejects) == [
-        (0, "1", "image", "image_url_not_fetched"),
+        (0, "1", "image", "image_forbidden"),
         (1, "2", "image", "image_missing"),
         (2, "3", "label", "bad_label"),
     ]

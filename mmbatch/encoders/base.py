@@ -1,9 +1,11 @@
 """What an encoder is: product rows in, one vector per product out.
 
 An encoder works in two halves, so that decoding and tokenising run on CPU workers while the network keeps its device:
-`prepare` turns an Arrow batch into numpy arrays, `forward` turns those arrays' tensors into vectors.
+`prepare` turns an Arrow batch into compact numpy arrays, which hold no padding and cross processes as they are;
+`collate` lays out some of their rows for the network, and `forward` turns those arrays' tensors into vectors.
 
-Shapes: B rows of a batch that can be encoded, L tokens, T n-grams of the whole batch, S pixels of a side.
+Shapes: G rows of a prepared batch, B rows that go through the network together, L tokens of the longest of them, T
+tokens or n-grams of all rows together, S pixels of a side.
 """
 
 import json
@@ -20,6 +22,8 @@ from torch import Tensor
 
 from mmbatch import schema
 
+Inputs = Mapping[str, np.ndarray]
+
 VECTOR_DTYPE = np.dtype("<f2")
 """Little-endian float16: what the feature store holds."""
 
@@ -31,11 +35,37 @@ class Prepared(NamedTuple):
     """A batch, ready for the network, and the rows of it that are not."""
 
     inputs: dict[str, np.ndarray]
-    """The keyword arguments of `forward`, for the good rows only; empty when no row is good."""
+    """The good rows only, for `collate`; empty when no row is good."""
     good: np.ndarray
     """int64 `[B]`: row numbers within the batch that are in `inputs`, ascending."""
     failures: list[tuple[int, str, str]]
     """Row number within the batch, reason code, message for a person."""
+
+
+class Budget(NamedTuple):
+    """How large a batch may be: the arguments of `batches_of`."""
+
+    budget: int
+    """Rows x longest, in the unit of `Encoder.sizes`."""
+    most: int
+    """Rows."""
+
+
+class Budgets(NamedTuple):
+    """The fastest batches of each engine; on a GPU large enough to fill it, as the copies hide behind the computing."""
+
+    cpu: Budget
+    openvino: Budget
+    gpu: Budget
+
+
+class TraceInput(NamedTuple):
+    """One argument of `forward`, as a converter of networks wants to know it."""
+
+    example: np.ndarray
+    """Of at least two rows: tracing takes a size of 1 for a constant."""
+    dynamic_axes: tuple[int, ...]
+    """Axes whose size differs from batch to batch."""
 
 
 class Encoder(torch.nn.Module, ABC):
@@ -46,6 +76,7 @@ class Encoder(torch.nn.Module, ABC):
     modality: ClassVar[schema.Modality]
     columns: ClassVar[tuple[str, ...]]
     """Columns of the batch that `prepare` and `lengths` read."""
+    budgets: ClassVar[Budgets]
     width: int
     """Numbers in a vector."""
 
@@ -55,11 +86,23 @@ class Encoder(torch.nn.Module, ABC):
 
     @abstractmethod
     def lengths(self, batch: pa.Table) -> np.ndarray:
-        """int64 `[rows]`: what each row costs relative to the others, to batch rows of like length together."""
+        """int64 `[rows]`: what each row costs, to choose the rows of a training batch before they are prepared."""
+
+    @abstractmethod
+    def sizes(self, inputs: Inputs) -> np.ndarray:
+        """int64 `[G]`: what each row of `Prepared.inputs` costs the network, in the unit of the budgets."""
+
+    @abstractmethod
+    def collate(self, inputs: Inputs, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The keyword arguments of `forward` for some rows (int64 `[B]`, at least one) of `Prepared.inputs`."""
+
+    @abstractmethod
+    def trace_inputs(self) -> dict[str, TraceInput]:
+        """What to trace `forward` with; empty where the network runs on torch alone."""
 
     @abstractmethod
     def forward(self, *args: Any, **inputs: Any) -> Tensor:
-        """Vectors float32 `[B, width]` of `Prepared.inputs` as tensors (`to_tensors`)."""
+        """Vectors float32 `[B, width]` of what `collate` returns, as tensors (`to_tensors`)."""
 
     @abstractmethod
     def config(self) -> dict[str, object]:
@@ -75,30 +118,44 @@ class Encoder(torch.nn.Module, ABC):
         """The encoder that `config` describes, its weights still random; `folder` holds the other saved files."""
 
 
-def to_tensors(inputs: Mapping[str, np.ndarray], device: torch.device | str) -> dict[str, Tensor]:
-    """`Prepared.inputs` on the device, in the dtypes they have; arrays from shared memory may be read-only."""
+def collate_all(encoder: Encoder, inputs: Inputs) -> dict[str, np.ndarray]:
+    """The keyword arguments of `forward` for all rows of `Prepared.inputs`, in their order; empty if there are none."""
+    return encoder.collate(inputs, np.arange(len(encoder.sizes(inputs)))) if inputs else {}
+
+
+def to_tensors(inputs: Inputs, device: torch.device | str) -> dict[str, Tensor]:
+    """Arrays as tensors on the device, in the dtypes they have; arrays from shared memory may be read-only."""
     return {name: torch.tensor(array, device=device) for name, array in inputs.items()}
 
 
-def encode(encoder: Encoder, inputs: Mapping[str, np.ndarray], device: torch.device | str) -> np.ndarray:
-    """Vectors of `Prepared.inputs`, little-endian float16 `[B, width]`; `encoder` is on `device` already.
+def encode(encoder: Encoder, inputs: Inputs, device: torch.device | str) -> np.ndarray:
+    """Vectors of `Prepared.inputs` as one batch, little-endian float16 `[G, width]`; `encoder` is on `device` already.
 
-    Computes in float16 where the device is a GPU, else in float32. Raises `RuntimeError` if the encoder is in training
-    mode (dropout and batch statistics would make vectors depend on their neighbours), `ValueError` if a vector is not
-    finite in float16.
+    The plain way, for a few rows; `engine_for` is the fast one. Computes in float16 where the device is a GPU, else in
+    float32. Raises `RuntimeError` and `ValueError` as `require_eval` and `to_vectors` do.
     """
-    if encoder.training:
-        raise RuntimeError(f"encoder {encoder.kind} is in training mode: call eval() before encoding")
+    require_eval(encoder)
     if not inputs:
         return np.empty((0, encoder.width), VECTOR_DTYPE)
     on_gpu = torch.device(device).type == "cuda"
     with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=on_gpu):
-        vectors = encoder(**to_tensors(inputs, device)).float().cpu().numpy()
+        vectors = encoder(**to_tensors(collate_all(encoder, inputs), device)).float().cpu().numpy()
+    return to_vectors(vectors, encoder.kind)
+
+
+def require_eval(encoder: Encoder) -> None:
+    """Raise `RuntimeError` in training mode: dropout and batch statistics make vectors depend on their neighbours."""
+    if encoder.training:
+        raise RuntimeError(f"encoder {encoder.kind} is in training mode: call eval() before encoding")
+
+
+def to_vectors(vectors: np.ndarray, kind: str) -> np.ndarray:
+    """Float32 vectors as `VECTOR_DTYPE`; `ValueError` names the rows that are not finite in float16."""
     with np.errstate(over="ignore"):  # reported below, with the rows
         half: np.ndarray = vectors.astype(VECTOR_DTYPE)
     rows = np.flatnonzero(~np.isfinite(half).all(axis=1)).tolist()
     if rows:
-        raise ValueError(f"encoder {encoder.kind}: vectors of rows {rows} are not finite in float16")
+        raise ValueError(f"encoder {kind}: vectors of rows {rows} are not finite in float16")
     return half
 
 

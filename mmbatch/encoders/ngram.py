@@ -15,7 +15,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from mmbatch import schema
-from mmbatch.encoders.base import VECTOR_DTYPE, Encoder, Prepared, write_encoder
+from mmbatch.encoders.base import VECTOR_DTYPE, Budget, Budgets, Encoder, Inputs, Prepared, TraceInput, write_encoder
+from mmbatch.encoders.batches import take_ragged
 from mmbatch.encoders.product_text import TEXT_COLUMNS, product_texts, without_text
 
 CODE_VERSION = 1
@@ -33,6 +34,7 @@ class NgramText(Encoder):
     kind: ClassVar[str] = "ngram_text"
     modality: ClassVar[schema.Modality] = "text"
     columns: ClassVar[tuple[str, ...]] = TEXT_COLUMNS
+    budgets: ClassVar[Budgets] = Budgets(cpu=Budget(2**20, 256), openvino=Budget(2**20, 256), gpu=Budget(2**22, 4096))
 
     def __init__(self, *, buckets: int, width: int) -> None:
         """`buckets` rows in the embedding table, half of them for words."""
@@ -63,7 +65,7 @@ class NgramText(Encoder):
 
     @override
     def prepare(self, batch: pa.Table, *, rng: np.random.Generator | None = None) -> Prepared:
-        """`ids` int64 `[T]`, `weights` float32 `[T]` and `offsets` int64 `[B]`: where each text's n-grams begin."""
+        """`ids` int64 `[T]`, `weights` float32 `[T]` and `offsets` int64 `[G + 1]`: where each text's n-grams begin."""
         texts = product_texts(batch)
         good = np.flatnonzero(texts.is_valid().to_numpy())
         failures = without_text(good, len(batch))
@@ -74,7 +76,7 @@ class NgramText(Encoder):
         weights = normalize(counts.sqrt())
         inputs = {
             "ids": weights.indices.astype(np.int64),
-            "offsets": weights.indptr[:-1].astype(np.int64),
+            "offsets": weights.indptr.astype(np.int64),
             "weights": weights.data,
         }
         return Prepared(inputs, good, failures)
@@ -85,8 +87,25 @@ class NgramText(Encoder):
         return np.asarray(pc.fill_null(pc.utf8_length(product_texts(batch)), 0), np.int64)
 
     @override
+    def sizes(self, inputs: Inputs) -> np.ndarray:
+        """Distinct n-grams."""
+        return np.diff(inputs["offsets"])
+
+    @override
+    def collate(self, inputs: Inputs, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """`ids` int64 `[T]` and `weights` float32 `[T]` of these rows, `offsets` int64 `[B]`: where each row begins."""
+        places, lengths = take_ragged(inputs["offsets"], rows)
+        starts = np.cumsum(lengths) - lengths
+        return {"ids": inputs["ids"][places], "offsets": starts, "weights": inputs["weights"][places]}
+
+    @override
+    def trace_inputs(self) -> dict[str, TraceInput]:
+        """Nothing: OpenVINO cannot compile an embedding bag of a varying number of offsets."""
+        return {}
+
+    @override
     def forward(self, *, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-        """Vectors float32 `[B, width]`; see `prepare` for the arguments."""
+        """Vectors float32 `[B, width]`; see `collate` for the arguments."""
         vectors_BW: Tensor = self.embedding(ids, offsets, per_sample_weights=weights)
         return vectors_BW.float()
 

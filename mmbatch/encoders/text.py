@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -18,7 +19,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from typing_extensions import override
 
 from mmbatch import schema
-from mmbatch.encoders.base import VECTOR_DTYPE, Encoder, Prepared, write_encoder
+from mmbatch.encoders.base import VECTOR_DTYPE, Budget, Budgets, Encoder, Inputs, Prepared, TraceInput, write_encoder
+from mmbatch.encoders.batches import take_ragged
 from mmbatch.encoders.pretrained import find_weights, unreachable
 from mmbatch.encoders.product_text import TEXT_COLUMNS, product_texts, without_text
 from mmbatch.errors import InputError
@@ -28,7 +30,6 @@ TOKENIZER_FILE = "tokenizer.json"
 CODE_VERSION = 1
 """Raised whenever this module turns the same rows and weights into other vectors."""
 
-_PAD_MULTIPLE = 8  # tensor cores want dimensions that are multiples of 8 (NVIDIA, mixed-precision training guide)
 _NOT_OUTPUT = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
 
 
@@ -39,9 +40,10 @@ class TransformersText(Encoder):
     kind: ClassVar[str] = "transformers_text"
     modality: ClassVar[schema.Modality] = "text"
     columns: ClassVar[tuple[str, ...]] = TEXT_COLUMNS
+    budgets: ClassVar[Budgets] = Budgets(cpu=Budget(2048, 32), openvino=Budget(2048, 32), gpu=Budget(8192, 48))
 
     def __init__(self, *, backbone: PreTrainedModel, tokenizer: Tokenizer, max_length: int) -> None:
-        """`tokenizer` truncates at `max_length` tokens and pads (`_fit`); the backbone's pooler is left out."""
+        """`tokenizer` truncates at `max_length` tokens and knows its padding (`_fit`); the pooler is left out."""
         super().__init__()
         if getattr(backbone, "pooler", None) is not None:
             backbone.register_module(
@@ -50,6 +52,9 @@ class TransformersText(Encoder):
         self.backbone = backbone
         self.max_length = max_length
         self.width = int(backbone.config.hidden_size)
+        self._tokenizer_json = tokenizer.to_str()
+        self._pad_id = _pad_id(tokenizer)
+        tokenizer.no_padding()
         self._tokenizer = tokenizer
 
     @classmethod
@@ -84,31 +89,55 @@ class TransformersText(Encoder):
 
     @override
     def prepare(self, batch: pa.Table, *, rng: np.random.Generator | None = None) -> Prepared:
-        """`input_ids` int32 `[B, L]` and `attention_mask` uint8 `[B, L]`; texts are not augmented."""
+        """`ids` int32 `[T]` and `offsets` int64 `[G + 1]`: where each text's tokens begin; texts are not augmented."""
         texts = product_texts(batch)
         good = np.flatnonzero(texts.is_valid().to_numpy())
         failures = without_text(good, len(batch))
         if not len(good):
             return Prepared({}, good, failures)
-        encodings = self._tokenizer.encode_batch_fast(texts.drop_null().to_pylist())
-        ids = np.array([encoding.ids for encoding in encodings], np.int32)
-        mask = np.array([encoding.attention_mask for encoding in encodings], np.uint8)
-        # Padding up to a multiple may pass the positions that the backbone has; nothing but padding stands there.
-        ids, mask = ids[:, : self.max_length], mask[:, : self.max_length]
-        return Prepared({"input_ids": ids, "attention_mask": mask}, good, failures)
+        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts.drop_null().to_pylist())]
+        ids = np.fromiter(chain.from_iterable(tokens), np.int32)
+        offsets = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+        return Prepared({"ids": ids, "offsets": offsets}, good, failures)
 
     @override
     def lengths(self, batch: pa.Table) -> np.ndarray:
         """Tokens of each text, 0 for none, by tokenising it.
 
-        That costs little beside encoding, and an estimate from the characters is poor: in batches of 32 sorted by it,
+        That costs little beside training, and an estimate from the characters is poor: in batches of 32 sorted by it,
         13 to 28 % more padded tokens than sorted by the true number (English and French products, 128 tokens).
         """
         prepared = self.prepare(batch)
         tokens = np.zeros(len(batch), np.int64)
         if prepared.inputs:
-            tokens[prepared.good] = prepared.inputs["attention_mask"].sum(axis=1)
+            tokens[prepared.good] = self.sizes(prepared.inputs)
         return tokens
+
+    @override
+    def sizes(self, inputs: Inputs) -> np.ndarray:
+        """Tokens."""
+        return np.diff(inputs["offsets"])
+
+    @override
+    def collate(self, inputs: Inputs, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """`input_ids` int32 `[B, L]` and `attention_mask` uint8 `[B, L]`, padded on the right to the longest row.
+
+        Padding is masked and so no part of the fingerprint: it moves a vector by float noise alone.
+        """
+        places, lengths = take_ragged(inputs["offsets"], rows)
+        mask_BL = np.arange(lengths.max()) < lengths[:, None]
+        ids_BL = np.full(mask_BL.shape, self._pad_id, np.int32)
+        ids_BL[mask_BL] = inputs["ids"][places]
+        return {"input_ids": ids_BL, "attention_mask": mask_BL.view(np.uint8)}
+
+    @override
+    def trace_inputs(self) -> dict[str, TraceInput]:
+        """Rows and tokens vary."""
+        tokens = min(8, self.max_length)
+        return {
+            "input_ids": TraceInput(np.zeros((2, tokens), np.int32), (0, 1)),
+            "attention_mask": TraceInput(np.ones((2, tokens), np.uint8), (0, 1)),
+        }
 
     @override
     def forward(self, *, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -128,12 +157,12 @@ class TransformersText(Encoder):
             "dtype": VECTOR_DTYPE.str,
             "max_length": self.max_length,
             "pooling": "mean",
-            "tokenizer_sha256": hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest(),
+            "tokenizer_sha256": hashlib.sha256(self._tokenizer_json.encode()).hexdigest(),
         }
 
     @override
     def save(self, folder: Path) -> None:
-        (folder / TOKENIZER_FILE).write_bytes(self._tokenizer.to_str().encode())
+        (folder / TOKENIZER_FILE).write_bytes(self._tokenizer_json.encode())
         write_encoder(self, folder)
 
 
@@ -166,7 +195,7 @@ def _is_no_report(record: logging.LogRecord) -> bool:
 
 
 def _fit(tokenizer: Any, backbone: PreTrainedModel, max_length: int, model: str) -> Tokenizer:
-    """The fast tokenizer behind a transformers one, set to truncate and pad to the longest text of a batch."""
+    """The fast tokenizer behind a transformers one, set to truncate; its padding tells the id to pad with."""
     if not tokenizer.is_fast:
         raise InputError(f"{model}: has no fast tokenizer (tokenizer.json), which this encoder needs")
     limit = min(tokenizer.model_max_length, getattr(backbone.config, "max_position_embeddings", max_length))
@@ -174,8 +203,14 @@ def _fit(tokenizer: Any, backbone: PreTrainedModel, max_length: int, model: str)
         raise InputError(f"{model}: max_length is {max_length}, expected 1 to {limit} tokens")
     fast: Tokenizer = tokenizer.backend_tokenizer
     fast.enable_truncation(max_length)
-    fast.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token, pad_to_multiple_of=_PAD_MULTIPLE)
+    fast.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
     return fast
+
+
+def _pad_id(tokenizer: Tokenizer) -> int:
+    if tokenizer.padding is None:
+        raise ValueError("the tokenizer does not say what to pad with")
+    return int(tokenizer.padding["pad_id"])
 
 
 def _unusable(folder: Path, error: Exception) -> InputError:

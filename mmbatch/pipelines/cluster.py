@@ -3,8 +3,10 @@
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
@@ -13,8 +15,9 @@ from ray.exceptions import RayError
 from ray.util.queue import Queue
 
 from mmbatch.errors import MmbatchError
+from mmbatch.failpoints import LOG, VARIABLE
 from mmbatch.progress import say
-from mmbatch.storage import filesystem_of, storage_error
+from mmbatch.storage import filesystem_of, storage_errors
 
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -29,6 +32,10 @@ LOCAL_OBJECT_STORE = 1 << 30
 LOCAL_SPARE_CPUS = 2
 """Logical CPUs beyond the real ones on a laptop: a training controller or an actor pool must not starve the readers."""
 
+RETRIES = 3
+"""How often a unit whose worker has died is given to another one: by default Ray Data does so for ever, and a unit that
+kills its workers would never end."""
+
 
 def start_ray() -> None:
     """Join the cluster that `RAY_ADDRESS` names (as inside `ray job submit`), or start a local one without services."""
@@ -37,7 +44,8 @@ def start_ray() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_LOGGING", "0")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    environment = {"env_vars": ALLOCATOR | {"TOKENIZERS_PARALLELISM": "false"}}
+    failpoints = {name: os.environ[name] for name in (VARIABLE, LOG) if name in os.environ}
+    environment = {"env_vars": ALLOCATOR | {"TOKENIZERS_PARALLELISM": "false"} | failpoints}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=environment, **quiet)
     else:
@@ -53,7 +61,8 @@ def start_ray() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised too
 
 
 def stream(
@@ -65,7 +74,14 @@ def stream(
     """
     if units:
         dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
-        yield from rows_of(dataset.flat_map(work, num_cpus=num_cpus))
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_retries has no name of its own yet
+        yield from rows_of(dataset.flat_map(partial(_told, work), num_cpus=num_cpus, max_retries=RETRIES))
+
+
+def _told(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run `work`; a store's failure is raised as the `StorageError` that says it, as its cause does not travel."""
+    with storage_errors():
+        return work(*arguments)
 
 
 def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
@@ -80,7 +96,7 @@ def _own_error(error: BaseException | None) -> MmbatchError | None:
     while error is not None:
         cause = getattr(error, "cause", None)
         if isinstance(cause, MmbatchError) and not isinstance(cause, RayError):
-            return cause
+            return type(cause)(str(cause).partition("\n")[0])  # Ray Data adds lines about its own retries
         error = cause or error.__cause__
     return None
 
@@ -120,6 +136,6 @@ def _print_lines(queue: Queue) -> None:
 def run_task(work: Callable[..., Any], *arguments: Any) -> Any:
     """Run a function in one Ray task, away from the driver; an `MmbatchError` that it raises is raised as itself."""
     try:
-        return ray.get(ray.remote(work).options(num_cpus=1, max_retries=1).remote(*arguments))
+        return ray.get(ray.remote(_told).options(num_cpus=1, max_retries=1).remote(work, *arguments))
     except RayError as error:
         raise _own_error(error) or error from None

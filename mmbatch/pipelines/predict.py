@@ -11,12 +11,14 @@ import pyarrow.compute as pc
 
 from mmbatch import schema
 from mmbatch.catalog import HASH_COLUMNS, Catalog
+from mmbatch.failpoints import reach
 from mmbatch.feature_store import FeatureStore
 from mmbatch.models import Model, fetch_model
 from mmbatch.pipelines.cluster import remove_folder, start_ray, stream
-from mmbatch.predictions import Predictions
+from mmbatch.predictions import Predictions, marks
 from mmbatch.predictor import Features, Predictor
 from mmbatch.progress import Progress, say
+from mmbatch.quarantine import quarantine_table, rejected_parts
 from mmbatch.runs import Run, tie_out
 from mmbatch.schema import PATH_SEPARATOR
 from mmbatch.tables import FileEntry
@@ -41,11 +43,13 @@ class Outdated(NamedTuple):
 def outdated(workspace: Workspace, predictor: Model) -> Outdated:
     """Compare catalog and published predictions bucket by bucket, by keys and hashes alone."""
     catalog, predictions = Catalog(workspace=workspace), Predictions(workspace=workspace)
+    quarantine = quarantine_table(workspace).snapshot()
     per_bucket: dict[int, int] = {}
     counts: Counter[str] = Counter(products=0, unchanged=0, removed=0)
     for bucket in range(workspace.settings.buckets):
         keys = catalog.keys([bucket])
-        found = predictions.outdated(keys, predictor=predictor.id, buckets=[bucket])
+        rejected = rejected_parts(quarantine, bucket)
+        found = predictions.outdated(keys, predictor=predictor.id, buckets=[bucket], rejected=rejected)
         counts.update(products=keys.num_rows, unchanged=found.unchanged, removed=found.removed)
         if found.keys.num_rows or found.removed:
             per_bucket[bucket] = found.keys.num_rows
@@ -101,7 +105,9 @@ def _publish(workspace: Workspace, buckets: list[int], run_id: str) -> None:
         added += [FileEntry(**entry) for entry in done["added"]]
         removed += [FileEntry(**entry) for entry in done["removed"]]
         progress.advance(1)
+    reach("publish.before")
     predictions.table.replace(added, removed, app_id=run_id, read_version=read_version)
+    reach("publish.after")
     remove_folder(predictions.staged(run_id).uri)
 
 
@@ -125,15 +131,15 @@ def _predict_bucket(row: dict[str, Any], *, workspace: Workspace, model: Model, 
     bucket, predictor = row["bucket"], _loaded(model)
     predictions = Predictions(workspace=workspace)
     keys = Catalog(workspace=workspace).keys([bucket])
-    keys = predictions.outdated(keys, predictor=model.id, buckets=[bucket]).keys
+    rejected = rejected_parts(quarantine_table(workspace).snapshot(), bucket)
+    keys = predictions.outdated(keys, predictor=model.id, buckets=[bucket], rejected=rejected).keys
     parts = [
         _predict_rows(keys.slice(start, ROWS), predictor, workspace, bucket) for start in range(0, keys.num_rows, ROWS)
     ]
     rows = pa.concat_tables([schema.PREDICTIONS.empty_table(), *parts])
-    for name, value in (("predictor", model.id), ("run_id", run_id)):
-        rows = rows.set_column(
-            rows.schema.get_field_index(name), name, pa.repeat(value, rows.num_rows).cast(pa.string())
-        )
+    same = {name: pa.repeat(value, rows.num_rows) for name, value in (("predictor", model.id), ("run_id", run_id))}
+    columns = {name: rows[name] for name in rows.schema.names} | same | {"quarantined": marks(rows, rejected)}
+    rows = pa.table(columns, schema=schema.PREDICTIONS)
     staged = predictions.staged(run_id)
     return [{"bucket": bucket, "entries": [asdict(staged.write_file(rows, bucket=bucket))] if rows.num_rows else []}]
 
@@ -150,7 +156,7 @@ def _predict_rows(keys: pa.Table, predictor: Predictor, workspace: Workspace, bu
 
 
 def prediction_table(keys: pa.Table, features: Features, predictor: Predictor) -> pa.Table:
-    """Predictions (`schema.PREDICTIONS`, `predictor` and `run_id` null) of products by `Catalog.keys`."""
+    """Predictions of products by `Catalog.keys`: `schema.PREDICTIONS`; `predictor`, `quarantined`, `run_id` null."""
     scores_NMC, joined_NC = predictor.predict(features)
     paths = pa.array(predictor.categories, pa.list_(pa.string()))
     names = pa.array([PATH_SEPARATOR.join(path) for path in predictor.categories])
@@ -170,6 +176,7 @@ def prediction_table(keys: pa.Table, features: Features, predictor: Predictor) -
         **_model_columns(scores_NMC, predictor.scorer.models, names),
         "predictor": missing,
         **_input_hashes(keys, features, predictor),
+        "quarantined": pa.nulls(keys.num_rows, pa.list_(pa.string())),
         "run_id": missing,
         "bucket": keys["bucket"],
     }

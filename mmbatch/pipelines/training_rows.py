@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmbatch.catalog import Catalog
-from mmbatch.encoders import Encoder, to_tensors
+from mmbatch.encoders import Encoder, collate_all, to_tensors
 from mmbatch.pipelines.rows import by_bucket, training_labels
 
 LENGTH_POOL = 20
@@ -61,7 +61,7 @@ class TrainingRows:
     ) -> tuple[dict[str, Tensor], Tensor]:
         prepared = self.encoder.prepare(content.take(pa.array(chosen)), rng=rng)
         targets = torch.from_numpy(rows["code"].to_numpy()[chosen[prepared.good]])
-        return to_tensors(prepared.inputs, self.device), targets.to(self.device)
+        return to_tensors(collate_all(self.encoder, prepared.inputs), self.device), targets.to(self.device)
 
 
 def length_batches(lengths: np.ndarray, batch: int, rng: np.random.Generator) -> list[np.ndarray]:

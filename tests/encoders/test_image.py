@@ -1,9 +1,10 @@
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -13,6 +14,7 @@ from timm.data.transforms_factory import create_transform
 
 from mmbatch.encoders import TimmImage, encode
 from mmbatch.errors import InputError
+from tests.encoders.conftest import photo
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_equals_plain_timm(real_weights: str, products: pa.Table) -> None:
     plain: Any = timm.create_model("tf_efficientnet_lite0", checkpoint_path=str(file)).eval()
     plain.reset_classifier(0)
     normalise = create_transform(input_size=(3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0)
-    images = [normalise(Image.fromarray(pixels.transpose(1, 2, 0))) for pixels in inputs["pixels"]]
+    images = [normalise(Image.fromarray(pixels)) for pixels in inputs["pixels"]]
     with torch.inference_mode():
         expected = plain(torch.stack(images)).numpy()
     assert vectors.shape == (4, 1280)
@@ -45,11 +47,57 @@ def test_equals_plain_timm(real_weights: str, products: pa.Table) -> None:
 
 def test_the_whole_photo_is_kept_on_white(encoder: TimmImage) -> None:
     pixels = encoder.prepare(pa.table({"image": [png("red", width=200, height=100)]})).inputs["pixels"]
-    assert pixels.shape == (1, 3, 32, 32)
+    assert pixels.shape == (1, 32, 32, 3)
     assert pixels.dtype == np.uint8
     red, white = [255, 0, 0], [255, 255, 255]
-    assert [pixels[0, :, y, 0].tolist() for y in (0, 7, 8, 23, 24, 31)] == [white, white, red, red, white, white]
-    assert pixels[0, :, 16, 31].tolist() == red
+    assert [pixels[0, y, 0].tolist() for y in (0, 7, 8, 23, 24, 31)] == [white, white, red, red, white, white]
+    assert pixels[0, 16, 31].tolist() == red
+
+
+def middle_of_resized(blob: bytes, *, size: int, shorter: int) -> np.ndarray:
+    """What an evaluation script does by hand: scale the shorter side, cut out the middle."""
+    photo = Image.open(io.BytesIO(blob)).convert("RGB")
+    scale = shorter / min(photo.size)
+    photo = photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (photo.width - size) // 2, (photo.height - size) // 2
+    return np.asarray(photo.crop((left, top, left + size, top + size)))
+
+
+def test_a_crop_is_the_middle_of_the_resized_photo_in_equal_pixels(real_weights: str, products: pa.Table) -> None:
+    encoder = TimmImage.from_pretrained(
+        "tf_efficientnet_lite0", framing="crop", reduced_decode=False, weights=real_weights
+    ).eval()
+    pixels = encoder.prepare(products).inputs["pixels"]
+    blobs = products["image"].to_pylist()
+    np.testing.assert_array_equal(pixels, [middle_of_resized(blob, size=224, shorter=256) for blob in blobs])
+
+
+def test_a_crop_of_real_photos_has_equal_pixels(real_weights: str) -> None:
+    file = Path(real_weights) / "../data/flipkart_1050.parquet"
+    if not file.is_file():
+        pytest.skip("no flipkart_1050 beside this checkout (../shared/data)")
+    batch = pq.read_table(file, columns=["image"]).slice(0, 40)
+    batch = batch.filter(batch["image"].is_valid())
+    encoder = TimmImage.from_scratch("tf_efficientnet_lite0", framing="crop", reduced_decode=False, seed=0)
+    expected = [middle_of_resized(blob, size=224, shorter=256) for blob in batch["image"].to_pylist()]
+    np.testing.assert_array_equal(encoder.prepare(batch).inputs["pixels"], expected)
+
+
+def test_reduced_decode_changes_large_photos_alone() -> None:
+    blobs = [photo(np.random.default_rng(0), width=side, height=side) for side in (48, 400)]
+    batch = pa.table({"image": blobs})
+    reduced, full = (
+        TimmImage.from_scratch("test_resnet", size=32, reduced_decode=reduced, seed=0).prepare(batch).inputs["pixels"]
+        for reduced in (True, False)
+    )
+    np.testing.assert_array_equal(reduced[0], full[0])
+    assert (reduced[1] != full[1]).any()
+    np.testing.assert_allclose(reduced[1].astype(int), full[1].astype(int), atol=12)
+
+
+def test_an_unknown_framing_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="test_resnet: framing is 'squeeze', expected pad or crop"):
+        TimmImage.from_scratch("test_resnet", size=32, framing=cast("Any", "squeeze"), seed=0)
 
 
 def test_a_thin_photo_is_encoded(encoder: TimmImage) -> None:
@@ -91,7 +139,7 @@ def test_normalises_with_the_models_own_mean_and_std(products: pa.Table) -> None
     pixels = torch.tensor(encoder.prepare(products).inputs["pixels"])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (own.mean, own.std))
     with torch.inference_mode():
-        expected = encoder.backbone((pixels.float() / 255 - mean) / std)
+        expected = encoder.backbone((pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std)
         torch.testing.assert_close(encoder(pixels=pixels), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -127,7 +175,7 @@ def test_size_and_width_are_the_models(model: str, size: int | None, side: int, 
     encoder = TimmImage.from_scratch(model, size=size, seed=0).eval()
     assert (encoder.size, encoder.width) == (side, width)
     with torch.inference_mode():
-        assert encoder(pixels=torch.zeros(1, 3, side, side, dtype=torch.uint8)).shape == (1, width)
+        assert encoder(pixels=torch.zeros(1, side, side, 3, dtype=torch.uint8)).shape == (1, width)
 
 
 def test_lengths_are_equal(encoder: TimmImage, products: pa.Table) -> None:
@@ -136,7 +184,10 @@ def test_lengths_are_equal(encoder: TimmImage, products: pa.Table) -> None:
 
 def test_config_tells_apart_what_changes_the_vectors(encoder: TimmImage) -> None:
     larger = TimmImage.from_scratch("test_resnet", size=40, seed=0)
-    assert larger.config() != encoder.config()
+    cropped = TimmImage.from_scratch("test_resnet", size=32, framing="crop", seed=0)
+    full = TimmImage.from_scratch("test_resnet", size=32, reduced_decode=False, seed=0)
+    for other in (larger, cropped, full):
+        assert other.config() != encoder.config()
     assert TimmImage.from_scratch("test_resnet", size=32, seed=9).config() == encoder.config()
 
 

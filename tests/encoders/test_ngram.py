@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mmbatch.encoders import NgramText, encode, to_tensors
+from mmbatch.encoders import NgramText, collate_all, encode, to_tensors
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_each_bag_has_length_one_whatever_the_text_is_long(encoder: NgramText) -
         "weights": np.float32,
     }
     assert inputs["ids"].max() < 2048
-    np.testing.assert_allclose(np.add.reduceat(inputs["weights"] ** 2, inputs["offsets"]), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(np.add.reduceat(inputs["weights"] ** 2, inputs["offsets"][:-1]), 1.0, rtol=1e-5)
 
 
 def test_a_vector_does_not_depend_on_its_batch(encoder: NgramText, products: pa.Table) -> None:
@@ -64,13 +64,13 @@ def test_learns_to_tell_products_apart() -> None:
     optimiser = torch.optim.AdamW([*encoder.parameters(), *classifier.parameters()], lr=1e-2)
     for _ in range(60):
         loss = torch.nn.functional.cross_entropy(
-            classifier(encoder(**to_tensors(seen, "cpu"))), torch.tensor([0, 0, 0, 1, 1, 1])
+            classifier(encoder(**to_tensors(collate_all(encoder, seen), "cpu"))), torch.tensor([0, 0, 0, 1, 1, 1])
         )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     new = encoder.prepare(titles("green mug", "green lamp")).inputs
-    assert classifier(encoder(**to_tensors(new, "cpu"))).argmax(dim=1).tolist() == [0, 1]
+    assert classifier(encoder(**to_tensors(collate_all(encoder, new), "cpu"))).argmax(dim=1).tolist() == [0, 1]
 
 
 def test_lengths_are_characters(encoder: NgramText) -> None:

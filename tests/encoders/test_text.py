@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, ByT5Tokenizer
 
-from mmbatch.encoders import TransformersText, encode
+from mmbatch.encoders import TransformersText, collate_all, encode, to_tensors
 from mmbatch.errors import InputError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -63,20 +63,31 @@ def test_rows_without_title_or_description(encoder: TransformersText) -> None:
     assert np.abs(title_only - both).max() > 0.01
 
 
-def test_tokens_are_cut_at_max_length_and_padded_to_a_multiple_of_eight(
-    encoder: TransformersText, products: pa.Table
-) -> None:
+def test_tokens_are_cut_at_max_length_and_hold_no_padding(encoder: TransformersText, products: pa.Table) -> None:
     inputs = encoder.prepare(products).inputs
-    assert {name: array.dtype for name, array in inputs.items()} == {"input_ids": np.int32, "attention_mask": np.uint8}
-    assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (12, 24)
-    short = encoder.prepare(products.slice(0, 1)).inputs
-    assert short["attention_mask"].tolist() == [[1] * 10 + [0] * 6]  # [CLS] 3 words . 4 words [SEP]
+    assert {name: array.dtype for name, array in inputs.items()} == {"ids": np.int32, "offsets": np.int64}
+    assert encoder.sizes(inputs).tolist() == [
+        min(24, 10 + 3 * row) for row in range(12)
+    ]  # [CLS] 3 words . 4 words [SEP]
+    assert inputs["ids"].shape == (encoder.sizes(inputs).sum(),)
 
 
-def test_padding_stays_within_the_positions_of_the_backbone(small_weights: str, products: pa.Table) -> None:
+def test_rows_are_padded_to_the_longest_of_them(encoder: TransformersText, products: pa.Table) -> None:
+    inputs = encoder.prepare(products).inputs
+    together = encoder.collate(inputs, np.array([2, 0]))
+    assert {name: array.dtype for name, array in together.items()} == {
+        "input_ids": np.int32,
+        "attention_mask": np.uint8,
+    }
+    assert together["attention_mask"].tolist() == [[1] * 16, [1] * 10 + [0] * 6]
+    alone = [encoder.collate(inputs, np.array([row]))["input_ids"][0].tolist() for row in (2, 0)]
+    assert together["input_ids"].tolist() == [alone[0], [*alone[1], *[encoder._pad_id] * 6]]
+
+
+def test_a_text_of_all_positions_of_the_backbone_is_encoded(small_weights: str, products: pa.Table) -> None:
     encoder = TransformersText.from_pretrained("org/tiny-bert", max_length=44, weights=small_weights).eval()
     inputs = encoder.prepare(products).inputs
-    assert inputs["input_ids"].shape == (12, 44)
+    assert encoder.sizes(inputs).max() == 43
     assert encode(encoder, inputs, "cpu").shape == (12, 32)
 
 
@@ -94,8 +105,8 @@ def test_computes_in_float32_whatever_the_file_holds(encoder: TransformersText) 
 
 def test_every_weight_is_trained(small_weights: str, products: pa.Table) -> None:
     encoder = TransformersText.from_pretrained("org/tiny-bert", max_length=24, weights=small_weights).train()
-    inputs = {name: torch.tensor(array) for name, array in encoder.prepare(products).inputs.items()}
-    encoder(**inputs).square().sum().backward()
+    inputs = collate_all(encoder, encoder.prepare(products).inputs)
+    encoder(**to_tensors(inputs, "cpu")).square().sum().backward()
     assert [name for name, weight in encoder.named_parameters() if weight.grad is None] == []
 
 

@@ -45,7 +45,7 @@ def test_frozen_parameters_and_statistics_stay_as_they_are(classifier: Classifie
     before = {name: value.clone() for name, value in classifier.encoder.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in classifier.parameters() if p.requires_grad], lr=0.1)
     classifier.train()
-    pixels = torch.randint(0, 255, (8, 3, 32, 32), dtype=torch.uint8)
+    pixels = torch.randint(0, 255, (8, 32, 32, 3), dtype=torch.uint8)
     classifier({"pixels": pixels}).square().mean().backward()
     optimizer.step()
     after = classifier.encoder.state_dict()

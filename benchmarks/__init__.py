@@ -1,0 +1,1 @@
+"""Benchmarks, one command each; RESULTS.md says what they found."""

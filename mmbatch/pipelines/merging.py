@@ -1,0 +1,129 @@
+"""Merges one bucket's staged rows into the catalog, its images and its quarantine; the driver commits the files."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmbatch import schema
+from mmbatch.catalog import STAGED, Catalog, merge
+from mmbatch.pipelines.staging import read_staged
+from mmbatch.quarantine import DUPLICATE, Scope, entries_for, keys_of, quarantine_table, write_changes
+from mmbatch.tables import FileEntry, Table
+
+
+def tables_of(catalog: Catalog) -> dict[str, Table]:
+    """The tables that a merge changes, in the order in which they are committed."""
+    return {"images": catalog.images, "quarantine": quarantine_table(catalog.workspace), "catalog": catalog.table}
+
+
+def merge_bucket(
+    row: dict[str, Any], *, catalog: Catalog, scope: Scope, staging: str, run_id: str
+) -> list[dict[str, Any]]:
+    """Merge the staged rows of one bucket.
+
+    Returns:
+        One dict: `counts` by outcome; `reasons`, dicts of `reason`, `modality` and how many `entries`; and `files`, of
+        each its `table`, the `change` (`added` or `removed`) and the fields of its `FileEntry`.
+    """
+    bucket = row["bucket"]
+    rejects = read_staged(f"{staging}/rejects", schema.QUARANTINE, bucket)
+    staged = read_staged(f"{staging}/rows", STAGED, bucket)
+    before = catalog.table.files([bucket])
+    current = catalog.table.read_files(before)
+    staged, taken = _without_taken(staged, current, scope)
+    merged = merge(current, staged, refused=_refused(rejects) if scope.snapshot else None)
+    duplicates = pa.concat_tables([merged.duplicates, taken])
+    found = _with_duplicates(rejects, duplicates, catalog, run_id)
+    added, removed = write_changes(
+        quarantine_table(catalog.workspace),
+        found,
+        bucket=bucket,
+        scope=scope,
+        accepted=pc.unique(staged["product_id"]),
+        removed=merged.removed,
+    )
+    changed = bool(merged.new or merged.edited or len(merged.removed))
+    stored = [catalog.table.write_file(merged.rows, bucket=bucket)] if changed and merged.rows.num_rows else []
+    counts = {name: int(getattr(merged, name)) for name in ("new", "edited", "unchanged")} | {
+        "duplicates": duplicates.num_rows,
+        "removed": len(merged.removed),
+        "flawed": len(pc.unique(keys_of(found))),
+    }
+    files = [
+        *_changes("images", _new_images(catalog, staged, bucket), []),
+        *_changes("quarantine", added, removed),
+        *_changes("catalog", stored, before if changed else []),
+    ]
+    return [{"counts": counts, "reasons": _by_reason(found), "files": files}]
+
+
+def _changes(table: str, added: list[FileEntry], removed: list[FileEntry]) -> list[dict[str, Any]]:
+    changes = [("added", file) for file in added] + [("removed", file) for file in removed]
+    return [{"table": table, "change": change, **asdict(file)} for change, file in changes]
+
+
+def _by_reason(found: pa.Table) -> list[dict[str, Any]]:
+    counted = found.group_by(["reason", "modality"]).aggregate([([], "count_all")])
+    rows: list[dict[str, Any]] = counted.rename_columns(["reason", "modality", "entries"]).to_pylist()
+    return rows
+
+
+def _refused(rejects: pa.Table) -> pa.Array:
+    """Ids of the rows that were rejected whole."""
+    return rejects.filter(pc.is_null(rejects["modality"]))["product_id"].drop_null().combine_chunks()
+
+
+def _without_taken(staged: pa.Table, current: pa.Table, scope: Scope) -> tuple[pa.Table, pa.Table]:
+    """Staged rows, and those among rows read again whose id another row of the source has.
+
+    That row is not read this time. It is known by an entry that says so, or by a product of this id which the catalog
+    has from the same file, although the row that is read again did not bear the id when it was rejected.
+    """
+    if scope.rows is None:
+        return staged, staged.slice(0, 0)
+    bearing = keys_of(staged, "product_id")
+    was = keys_of(scope.rows, "product_id")
+    duplicate = pc.is_in(bearing, value_set=was.filter(pc.equal(scope.rows["reason"], DUPLICATE)).combine_chunks())
+    bore = pc.is_in(bearing, value_set=was.combine_chunks())
+    held = pc.is_in(_in_file(staged), value_set=_in_file(current).combine_chunks())
+    taken = pc.or_(duplicate, pc.and_not(held, bore))
+    return staged.filter(pc.invert(taken)), staged.filter(taken)
+
+
+def _in_file(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(rows["source"], rows["product_id"], "\x1f")
+
+
+def _with_duplicates(rejects: pa.Table, duplicates: pa.Table, catalog: Catalog, run_id: str) -> pa.Table:
+    """The bucket's entries: a duplicate is rejected whole, whatever else is wrong with it."""
+    elsewhere = pc.invert(pc.is_in(keys_of(rejects), value_set=keys_of(duplicates).combine_chunks()))
+    parts = [rejects.filter(elsewhere)]
+    for source in pc.unique(duplicates["source"]).to_pylist():
+        rows = duplicates.filter(pc.equal(duplicates["source"], source))
+        message = pc.binary_join_element_wise("product id ", rows["product_id"], " came earlier in the source", "")
+        of_source = pa.table(
+            {
+                "position": rows["position"],
+                "product_id": rows["product_id"],
+                "modality": pa.nulls(len(rows), pa.string()),
+                "reason": pa.repeat(DUPLICATE, len(rows)),
+                "message": message,
+            }
+        )
+        buckets = catalog.workspace.settings.buckets
+        parts.append(entries_for(of_source, stage="ingest", source=source, run_id=run_id, buckets=buckets))
+    return pa.concat_tables(parts)
+
+
+def _new_images(catalog: Catalog, staged: pa.Table, bucket: int) -> list[FileEntry]:
+    """Write the bucket's image files that are not stored yet, each content once."""
+    rows = staged.filter(pc.is_valid(staged["image"])).select(schema.IMAGES.names)
+    held = catalog.images.read(["image_hash"], buckets=[bucket])["image_hash"].combine_chunks()
+    rows = rows.filter(pc.invert(pc.is_in(rows["image_hash"], value_set=held)))
+    if not rows.num_rows:
+        return []
+    first = np.unique(rows["image_hash"].to_numpy(zero_copy_only=False), return_index=True)[1]
+    return [catalog.images.write_file(rows.take(pa.array(first)), bucket=bucket)]
