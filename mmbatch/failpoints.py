@@ -2,11 +2,12 @@
 
 `MMBATCH_FAILPOINT=commit.before:3` ends the process that reaches that point for the third time, as a lost machine
 would: nothing is flushed, nothing is cleaned up. `MMBATCH_FAILPOINT=encode:<content hash>` ends every process that
-prepares (`prepare`) or encodes (`encode`) that one content, as a record that crashes a decoder would. Workers get the
-variables of the job that they work for. A process that ends itself first adds a line to the file that
-`MMBATCH_FAILPOINT_LOG` names, if it is set.
+checks (`check`, at ingest), prepares (`prepare`) or encodes (`encode`) that one content, as a record that crashes a
+decoder would. Workers get the variables of the job that they work for. A process that ends itself first adds a line to
+the file that `MMBATCH_FAILPOINT_LOG` names, if it is set.
 """
 
+import hashlib
 import os
 import signal
 from collections.abc import Collection
@@ -22,7 +23,7 @@ POINTS = tuple(
 """`file`: a worker writes a Parquet file; `delivery`: its entry goes to the driver; `commit`: a Delta commit;
 `staging`: rows set aside for a merge are written; `publish`: predictions change; `vacuum`: unreferenced files go."""
 
-RECORD_POINTS = ("prepare", "encode")
+RECORD_POINTS = ("check", "prepare", "encode")
 
 _reached: dict[str, int] = {}
 
@@ -41,6 +42,12 @@ def reach_records(point: str, content_hashes: Collection[str]) -> None:
     name, _, content_hash = os.environ.get(VARIABLE, "").partition(":")
     if name == point and content_hash in content_hashes:
         _die()
+
+
+def reach_content(point: str, content: bytes) -> None:
+    """`reach_records` for one file's bytes, which are hashed only when the environment names `point`."""
+    if os.environ.get(VARIABLE, "").startswith(f"{point}:"):
+        reach_records(point, [hashlib.blake2b(content, digest_size=16).hexdigest()])
 
 
 def _die() -> None:

@@ -12,6 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+KILLS_PROCESS = "kills_process"
+"""Reason code of a record that ends every process which works on it."""
+
 
 class Attempts:
     """Actor: counts how often each unit of work has been begun, wherever that was."""

@@ -49,7 +49,7 @@ CATALOG = pa.schema(
 """One row per product: what the catalog says now."""
 
 IMAGES = pa.schema([("image_hash", pa.string()), ("image", pa.binary()), ("bucket", pa.int32())])
-"""Image files that came as bytes or from the web, by content: append-only, so that a changed title never rewrites an image."""
+"""Image files that came as bytes or from the web, by content: a changed title never rewrites one."""
 
 SPLIT = pa.schema([("product_id", pa.string()), ("split", pa.string()), ("bucket", pa.int32())])
 """Which labelled product may be used for what: append-only, so that no split is ever drawn twice."""

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from typing import NamedTuple, Self
 
@@ -13,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
+from mmbatch.failpoints import reach_content
 from mmbatch.image_access import WEB, ImageAccess, scheme_of
 from mmbatch.image_files import READ_THREADS, result_of, start_reading
 from mmbatch.image_web import WebImages
 from mmbatch.images import ImageError, check_image
+from mmbatch.isolation import KILLS_PROCESS, killers
 from mmbatch.source_text import Text, check_text, is_list
 
 _RUN_ROWS = 64  # images in flight whose bytes are not counted yet
@@ -32,9 +35,12 @@ _Fetching = tuple[str | None, Future[bytes] | ImageError | None]
 class ImageReader:
     """Fetches the images that the rows of one file refer to, many at the same time; a context manager."""
 
-    def __init__(self, access: ImageAccess, *, folder: str) -> None:
-        """`access` says what may be fetched; relative references start from `folder`."""
-        self._access, self._folder = access, folder
+    def __init__(self, access: ImageAccess, *, folder: str, isolate: bool = False) -> None:
+        """`access` says what may be fetched; relative references start from `folder`.
+
+        `isolate` tries every image in a child process first: a process that worked on these rows has died.
+        """
+        self._access, self._folder, self._isolate = access, folder, isolate
         self._web: WebImages | None = None
 
     def __enter__(self) -> Self:
@@ -58,6 +64,11 @@ class ImageReader:
         if self._web is None:
             self._web = self._stack.enter_context(WebImages(self._access))
         return uri, self._web.start(uri)
+
+    def deadly(self, blobs: Sequence[bytes | None]) -> dict[int, ImageError]:
+        """Images that end the process which decodes them, if that is to be found out."""
+        found = killers(partial(_check_nth, blobs=blobs), len(blobs)) if self._isolate else {}
+        return {row: ImageError(KILLS_PROCESS, message) for row, message in found.items()}
 
 
 class Loaded(NamedTuple):
@@ -94,7 +105,7 @@ def load_images(inline: pa.Array, references: Sequence[str | None], *, reader: I
     start = 0
     while start == 0 or start < len(references):
         fetched = _fetch_run(references[start:], reader)
-        yield _check_run(inline.slice(start, len(fetched)), fetched)
+        yield _check_run(inline.slice(start, len(fetched)), fetched, reader)
         start += max(len(fetched), 1)
 
 
@@ -114,11 +125,13 @@ def _fetch_run(references: Sequence[str | None], reader: ImageReader) -> list[_F
         held += len(found) if isinstance(found, bytes) else 0
 
 
-def _check_run(inline: pa.Array, fetched: list[_Fetched]) -> Loaded:
-    errors = {}
-    for row, (_, found) in enumerate(fetched):
-        blob = inline[row].as_py() if found is None else found
-        error = blob if isinstance(blob, ImageError) else _error_of(blob)
+def _check_run(inline: pa.Array, fetched: list[_Fetched], reader: ImageReader) -> Loaded:
+    errors = {row: found for row, (_, found) in enumerate(fetched) if isinstance(found, ImageError)}
+    images = [inline[row].as_py() if found is None else found for row, (_, found) in enumerate(fetched)]
+    undecoded = [image if isinstance(image, bytes) else None for image in images]
+    errors |= reader.deadly(undecoded)
+    for row, blob in enumerate(undecoded):
+        error = None if row in errors else _error_of(blob)
         if error is not None:
             errors[row] = error
     usable = np.ones(len(fetched), dtype=bool)
@@ -132,10 +145,15 @@ def _check_run(inline: pa.Array, fetched: list[_Fetched]) -> Loaded:
 def _error_of(blob: bytes | None) -> ImageError | None:
     try:
         if blob is not None:
+            reach_content("check", blob)
             check_image(blob)
     except ImageError as error:
         return error
     return None
+
+
+def _check_nth(row: int, *, blobs: Sequence[bytes | None]) -> None:
+    _error_of(blobs[row])
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

@@ -71,16 +71,18 @@ def read_unit(
     access: ImageAccess | None = None,
     batch_rows: int = 1000,
     positions: pa.Array | None = None,
+    isolate: bool = False,
 ) -> Iterator[Checked]:
     """Checked rows of one unit, at most `batch_rows` in a batch and fewer where images are large.
 
     `access` says where images may be read from, beside the folder of the file itself.
     `positions`, int64, are the only rows to check, and whose images are fetched; None: all.
+    `isolate` finds images that end the process which decodes them, at the price of decoding twice.
     Positions count the rows of a Parquet file, the data rows of a CSV file and the lines of a JSON Lines file, from 0.
     Raises `InputError` when the file itself breaks off or cannot be split into rows.
     """
     folder = unit.file.rpartition("/")[0]
-    with ImageReader((access or ImageAccess()).beside(folder), folder=folder) as reader:
+    with ImageReader((access or ImageAccess()).beside(folder), folder=folder, isolate=isolate) as reader:
         for batch in _read_raw(unit, columns, batch_rows):
             raw = batch if positions is None else _only(batch, positions)
             for start in range(0, max(raw.table.num_rows, 1), batch_rows):

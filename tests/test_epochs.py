@@ -359,6 +359,7 @@ def test_sigterm_ends_a_job_with_code_130_and_frees_the_turn(workspace: Workspac
         assert owned.epoch == Epoch(workspace.path("epochs"), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="ray.init puts its own handler of SIGTERM in the place of the job's")
 def test_sigterm_ends_a_job_that_has_started_ray_with_code_130(tmp_path: Path, sample_file: Path) -> None:
     workspace = tmp_path / "w"

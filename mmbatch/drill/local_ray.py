@@ -70,10 +70,10 @@ class LocalRay:
         return [pid for pid in processes(session=self.head.pid) if Path(_command(pid).split(" ")[0]).name == name]
 
     def workers(self) -> list[tuple[int, str]]:
-        """Its worker processes and what each does; idle ones only where there are no others."""
+        """Its worker processes and what each does; idle ones, and Ray's own helpers, only where there are no others."""
         found = [(pid, _command(pid).strip()) for pid in processes(session=self.head.pid)]
         workers = [(pid, title) for pid, title in found if title.startswith("ray::") and not title.endswith("Agent")]
-        return [worker for worker in workers if worker[1] != "ray::IDLE"] or workers
+        return [worker for worker in workers if worker[1] != "ray::IDLE" and worker[1][5] != "_"] or workers
 
 
 def processes(*, session: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from ray.util.queue import Queue
 
 from mmbatch.errors import MmbatchError
 from mmbatch.failpoints import LOG, VARIABLE
+from mmbatch.isolation import Attempts
 from mmbatch.progress import say
 from mmbatch.storage import filesystem_of, storage_errors
 
@@ -32,9 +34,9 @@ LOCAL_OBJECT_STORE = 1 << 30
 LOCAL_SPARE_CPUS = 2
 """Logical CPUs beyond the real ones on a laptop: a training controller or an actor pool must not starve the readers."""
 
-RETRIES = 3
-"""How often a unit whose worker has died is given to another one: by default Ray Data does so for ever, and a unit that
-kills its workers would never end."""
+RETRIES = 2
+"""How often a unit whose worker has died is given to another one: once to find the record that ended its process, once
+for a lost machine. By default Ray Data does so for ever."""
 
 
 def start_ray() -> None:
@@ -46,6 +48,7 @@ def start_ray() -> None:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     failpoints = {name: os.environ[name] for name in (VARIABLE, LOG) if name in os.environ}
     environment = {"env_vars": ALLOCATOR | {"TOKENIZERS_PARALLELISM": "false"} | failpoints}
+    handler = signal.getsignal(signal.SIGTERM)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=environment, **quiet)
     else:
@@ -58,6 +61,7 @@ def start_ray() -> None:
             runtime_env=environment,
             **quiet,
         )
+    signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
@@ -82,6 +86,16 @@ def _told(work: Callable[..., Any], *arguments: Any) -> Any:
     """Run `work`; a store's failure is raised as the `StorageError` that says it, as its cause does not travel."""
     with storage_errors():
         return work(*arguments)
+
+
+def count_attempts() -> Any:
+    """Handle of a new `Attempts` actor, for `begun`."""
+    return ray.remote(num_cpus=0, max_restarts=-1)(Attempts).remote()
+
+
+def begun(attempts: Any, unit: str) -> int:
+    """Say that a unit of work begins; 1 for its first attempt."""
+    return int(ray.get(attempts.begin.remote(unit)))
 
 
 def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:

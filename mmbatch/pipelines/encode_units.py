@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
@@ -23,14 +22,12 @@ from mmbatch.encoders.batches import batches_of
 from mmbatch.encoders.engine import encode_prepared, engine_for
 from mmbatch.failpoints import reach, reach_records
 from mmbatch.feature_store import FeatureStore
-from mmbatch.isolation import killers
+from mmbatch.isolation import KILLS_PROCESS, killers
 from mmbatch.models import Model, fetch_model
+from mmbatch.pipelines.cluster import begun
 from mmbatch.schema import Modality
 from mmbatch.stale import Unit, hashes_of
 from mmbatch.tables import FileEntry
-
-KILLER = "kills_process"
-"""Reason code of a content that ends every process which works on it."""
 
 _FAILURE_COLUMNS = ("product_id", "content_hash", "modality", "encoder", "reason", "message")
 _FAILURE = pa.struct([(name, pa.string()) for name in _FAILURE_COLUMNS])
@@ -77,7 +74,7 @@ class Stages:
 
     def prepare(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Read a unit's contents, and decode or tokenise them for each encoder that lacks them."""
-        again = ray.get(self.attempts.begin.remote(f"prepare {row['unit']}")) > 1
+        again = begun(self.attempts, f"prepare {row['unit']}") > 1
         return [self.prepared(row, isolate=again)]
 
     def prepared(self, row: dict[str, Any], *, isolate: bool) -> dict[str, Any]:
@@ -88,7 +85,9 @@ class Stages:
         read = time.perf_counter()
         bad = self._killers(row, content) if isolate else {}
         lacking = np.frombuffer(row["lacking"], np.uint32)
-        failures = [(at, name, KILLER, message) for at, message in bad.items() for name in _names(row, lacking[at])]
+        failures = [
+            (at, name, KILLS_PROCESS, message) for at, message in bad.items() for name in _names(row, lacking[at])
+        ]
         inputs, places = [], []
         for number, name in enumerate(row["encoders"]):
             wanted = np.flatnonzero(lacking & (1 << number))
@@ -129,7 +128,7 @@ def _names(row: Mapping[str, Any], lacking: np.uint32) -> list[str]:
 
 def _failure(content: pa.Table, modality: str, at: int, encoder: str, reason: str, message: str) -> dict[str, Any]:
     """A content that one encoder could not take; where it could not be read, the catalog says better why."""
-    if "reason" in content.column_names and content["reason"][at].is_valid and reason != KILLER:
+    if "reason" in content.column_names and content["reason"][at].is_valid and reason != KILLS_PROCESS:
         reason, message = content["reason"][at].as_py(), content["message"][at].as_py()
     return {
         "product_id": content["product_id"][at].as_py(),
@@ -180,7 +179,7 @@ class Encode:
         return pa.Table.from_pylist(done, schema=DONE)
 
     def _encode(self, unit: dict[str, Any]) -> dict[str, Any]:
-        if ray.get(self.stages.attempts.begin.remote(f"encode {unit['unit']}")) > 1:
+        if begun(self.stages.attempts, f"encode {unit['unit']}") > 1:
             unit = self.stages.prepared(unit, isolate=True)
         spent = dict(unit["spent"])
         files = []

@@ -17,9 +17,8 @@ import ray.data
 from mmbatch.catalog import Catalog
 from mmbatch.failpoints import reach
 from mmbatch.feature_store import FeatureStore
-from mmbatch.isolation import Attempts
 from mmbatch.models import Model
-from mmbatch.pipelines.cluster import processors, rows_of, start_ray
+from mmbatch.pipelines.cluster import RETRIES, count_attempts, processors, rows_of, start_ray
 from mmbatch.pipelines.copy_vectors import copy_vectors
 from mmbatch.pipelines.encode_units import Encode, Stages, rows_of_units
 from mmbatch.pipelines.failures import replace_failures
@@ -34,9 +33,6 @@ from mmbatch.workspace import Workspace
 COMMIT_FILES = 16
 COMMIT_S = 10.0
 """Files per commit, and seconds after which fewer are committed: what a crash can cost."""
-
-ATTEMPTS = 3
-"""How often Ray may begin a unit: the first time, once more to find the record that ended it, once for a lost node."""
 
 ACTOR_RESTARTS = 20
 """Of one actor in a run: each record that kills its encoder costs one."""
@@ -169,12 +165,13 @@ def _compute(plan: _Plan, run_id: str, speed: Speed) -> _Done:
     cpus, gpus = processors()
     speed.actors = actors = gpus or max(1, cpus // 2)
     say(f"extract    {contents:,} contents for {len(plan.stores)} encoder(s) on {f'{gpus} GPU(s)' if gpus else 'CPU'}")
-    attempts = ray.remote(num_cpus=0, max_restarts=-1)(Attempts).remote()
-    stages = Stages(plan.catalog, {model.id: model for group in plan.models.values() for model in group}, attempts)
+    stages = Stages(
+        plan.catalog, {model.id: model for group in plan.models.values() for model in group}, count_attempts()
+    )
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_restarts has no name of its own yet
     dataset = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .flat_map(stages.prepare, num_cpus=1, max_retries=ATTEMPTS - 1)
+        .flat_map(stages.prepare, num_cpus=1, max_retries=RETRIES)
         .map_batches(
             Encode,
             fn_constructor_kwargs={
@@ -192,7 +189,7 @@ def _compute(plan: _Plan, run_id: str, speed: Speed) -> _Done:
             num_cpus=1,
             num_gpus=1 if gpus else 0,
             max_restarts=ACTOR_RESTARTS,
-            max_task_retries=ATTEMPTS - 1,
+            max_task_retries=RETRIES,
         )
     )
     commits = {name: _Commits(store.table, f"{run_id}-compute") for name, store in plan.stores.items()}

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from mmbatch.catalog import Catalog, stage
 from mmbatch.errors import InputError, RefusedToPublishError
 from mmbatch.image_access import ImageAccess
-from mmbatch.pipelines.cluster import stream
+from mmbatch.pipelines.cluster import begun, count_attempts, stream
 from mmbatch.pipelines.merging import merge_bucket, tables_of
 from mmbatch.pipelines.staging import StagingWriter
 from mmbatch.progress import Progress
@@ -63,7 +63,8 @@ class Intake:
         """First pass: check, hash and stage the rows in scope; totals of `rows` and of those `rejected` whole."""
         totals: Counter[str] = Counter()
         progress = Progress("read", len(units), "parts of the source")
-        for done in stream([asdict(unit) for unit in units], partial(_stage_unit, intake=self, reading=reading)):
+        work = partial(_stage_unit, intake=self, reading=reading, attempts=count_attempts())
+        for done in stream([asdict(unit) for unit in units], work):
             totals.update(done)
             progress.advance(1)
         return totals
@@ -103,13 +104,14 @@ class Intake:
         return counts, reasons, files
 
 
-def _stage_unit(row: dict[str, Any], *, intake: Intake, reading: Reading) -> list[dict[str, int]]:
+def _stage_unit(row: dict[str, Any], *, intake: Intake, reading: Reading, attempts: Any) -> list[dict[str, int]]:
     unit, buckets = Unit(**row), intake.catalog.workspace.settings.buckets
     writer = StagingWriter(f"{intake.staging}/rows/{unit.index:08d}")
     rejects = StagingWriter(f"{intake.staging}/rejects/{unit.index:08d}")
     rows = rejected = 0
     positions = intake.scope.positions(unit.file)
-    for checked in read_unit(unit, reading.columns, access=reading.access, positions=positions):
+    isolate = begun(attempts, f"read {unit.index}") > 1
+    for checked in read_unit(unit, reading.columns, access=reading.access, positions=positions, isolate=isolate):
         _check_not_moved(unit.file, checked, intake.scope)
         writer.add(stage(checked.rows, source=unit.file, unit=unit.index, buckets=buckets))
         entries = entries_for(checked.rejects, stage="ingest", source=unit.file, run_id=intake.run_id, buckets=buckets)

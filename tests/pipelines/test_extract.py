@@ -179,6 +179,20 @@ def test_an_image_that_went_missing_is_quarantined_for_every_product_that_shows_
     assert keys(workspace, models[1]) == wanted(workspace, "image_hash")
 
 
+def test_an_image_that_kills_its_process_at_ingest_is_quarantined_and_its_product_is_stored(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    store_products(workspace, products()[:1])  # the settings; the rest comes from a process of its own
+    pq.write_table(pa.Table.from_pylist(products()), tmp_path / "all.parquet")
+    flags = ("--workspace", workspace.uri, "--source", tmp_path / "all.parquet", "--columns", "id=id", "title=title")
+    done = run_job("ingest", *flags, "image=image", "--json", **{VARIABLE: f"check:{digest(photo(7))}"})
+    assert done.returncode == 0, done.stderr
+    counted = json.loads(done.stdout)["counts"]
+    assert (counted["rows"], counted["rejected"], counted["part_reasons"]) == (PRODUCTS, 0, {"kills_process": 1})
+    (product,) = (row for row in Catalog(workspace=workspace).keys().to_pylist() if row["product_id"] == "p007")
+    assert (product["image_hash"], product["text_hash"] is None) == (None, False)
+
+
 @pytest.mark.parametrize("stage", ["prepare", "encode"])
 def test_a_record_that_kills_its_process_is_found_and_the_run_finishes(
     workspace: Workspace, models: list[Model], stage: str

@@ -73,7 +73,8 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="session")
 def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder, port = tmp_path_factory.mktemp("rgw"), free_port()
-    script = [ROOT / "tests/s3/start_rgw.sh", folder / "ceph", *(str(p) for p in (port, free_port(), free_port()))]
+    ports = (port, free_port(), free_port())
+    script = [str(ROOT / "tests/s3/start_rgw.sh"), str(folder / "ceph"), *map(str, ports)]
     log = (folder / "log").open("wb")
     keys = os.environ | environment("")
     pipe = subprocess.PIPE

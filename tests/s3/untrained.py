@@ -21,7 +21,7 @@ def publish_models(workspace: Workspace) -> None:
     """Store a text and an image encoder and a predictor of three categories; the same in every workspace."""
     encoders: dict[str, Encoder] = {
         "ngram-text": NgramText.from_scratch(buckets=256, width=16, seed=0),
-        "small-image": TimmImage.from_scratch("resnet10t", size=32, seed=0),
+        "small-image": TimmImage.from_scratch("test_resnet", size=64, seed=0),
     }
     parts = tuple(
         EncoderPart(
