@@ -47,12 +47,14 @@ class FeatureStore:
         Returns:
             float16 `[N, width]`, zeros where there is none, and bool `[N]`: whether there is one.
         """
-        stored = self.table.read(["content_hash", "vector"], buckets=buckets).combine_chunks()
+        stored = self.table.read(["content_hash", "vector"], buckets=buckets)
         place = pc.index_in(hashes, value_set=stored["content_hash"].combine_chunks(), skip_nulls=True)
         present = np.asarray(pc.is_valid(place))
-        vectors = np.zeros((len(present), self.width), np.float16)
+        vectors = np.empty((len(present), self.width), np.float16)
         if present.any():
-            vectors[present] = self.matrix(stored["vector"])[np.asarray(pc.drop_null(place))]
+            rows = np.asarray(pc.fill_null(place, 0), np.int64)
+            np.take(self.matrix(stored["vector"]), rows, axis=0, out=vectors, mode="clip")  # "raise" would buffer
+        vectors[~present] = 0
         return vectors, present
 
     def vector_array(self, vectors: np.ndarray) -> pa.Array:

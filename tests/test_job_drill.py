@@ -66,13 +66,10 @@ def test_a_ledger_that_does_not_tie_out_is_found(tmp_path: Path) -> None:
     Run(workspace=workspace, job="ingest", run_id="good").finish(good)
     assert ledger_faults(workspace) == []
     Run(workspace=workspace, job="ingest", run_id="bad").finish(good | {"rows": 4})
-    Run(workspace=workspace, job="predict", run_id="none").finish(
-        {"products": 2, "unchanged": 2, "predicted": 0, "unpredictable": 0}
-    )
     encoder = {"products": 2, "unchanged": 0, "computed": 1, "reused": 0, "quarantined": 0}
     Run(workspace=workspace, job="extract_features", run_id="short").finish({"encoders": {"text": encoder}})
     faults = ledger_faults(workspace)
-    assert [fault.split(":")[0] for fault in faults] == ["ingest bad", "extract_features short", "predict none"]
+    assert [fault.split(":")[0] for fault in faults] == ["ingest bad", "extract_features short"]
 
 
 def test_twenty_kills_have_every_kind_and_forty_every_failpoint() -> None:

@@ -1,4 +1,7 @@
-"""Whether the run ledger's counts tie out, run by run and with what the tables hold."""
+"""Whether the run ledger's counts tie out, run by run.
+
+A run that is killed after its last commit to a table and before its entry leaves none: the ledger names finished runs.
+"""
 
 import json
 from collections import Counter
@@ -8,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 
 from mmbatch import schema
-from mmbatch.catalog import Catalog
 from mmbatch.workspace import Workspace
 
 OUTCOMES = {
@@ -28,10 +30,6 @@ def ledger_faults(workspace: Workspace) -> list[str]:
     faults = [f"{run_id} is {count} times in the ledger" for run_id, count in _repeated(rows)]
     for run_id, job, counts in runs:
         faults += [f"{job} {run_id}: {fault}" for fault in _untied(job, counts)]
-    products = Catalog(workspace=workspace).table.rows()
-    predicted = [(run_id, counts["products"]) for run_id, job, counts in runs if job == "predict"]
-    if predicted and predicted[-1][1] != products:
-        faults.append(f"predict {predicted[-1][0]}: counts {predicted[-1][1]} products, the catalog has {products}")
     return faults
 
 

@@ -98,6 +98,7 @@ def extract(workspace: Workspace, models: Sequence[Model]) -> dict[str, Any]:
     plan = _plan(workspace, models)
     if not plan.total("compute") and not plan.total("copy"):
         say("extract    every product has its features")
+        replace_failures(workspace, [], modalities=list(plan.models), run_id=run.run_id)
         counts = {name: _outcome(count, 0, 0, Counter()) for name, count in plan.counts.items()}
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": _totals(counts)}
     start_ray()
