@@ -6,7 +6,7 @@
 benchmarks.peers has written on the same catalog: the least cosine between its vectors and these is found then.
 
 cold       of the whole `jobs.extract_features` process, start included
-steady     of the time after the first unit of work was done, by the run's ledger
+steady     of the time after the first unit of work reached an encoder, by the run's ledger
 by files   of the time between feature files, by their modification times; the first ones, as many as there are
            processors, are left out with their vectors
 """
@@ -40,13 +40,12 @@ def store_encoders(workspace: Workspace, weights: str) -> list[Model]:
 def rates(done: Finished, stores: list[FeatureStore]) -> dict[str, Any]:
     """Products per second of an extraction from nothing."""
     products = max(outcome["computed"] for outcome in done.counts["encoders"].values())
-    speed = done.counts.get("speed", {})
-    first, end = speed.get("first_unit_s"), speed.get("seconds")
+    speed = done.counts["speed"]
     return {
         "products": products,
         "quarantined": done.counts.get("quarantined"),
         "cold": products / done.seconds,
-        "steady": products / (end - first) if first and end and end > first else None,
+        "steady": speed["contents"] / len(stores) / speed["seconds"],
         "by_files": by_files(stores),
         "process_s": done.seconds,
         "peak_gib": done.peak_bytes / 2**30,
@@ -96,9 +95,8 @@ def main() -> None:
     figures = rates(run_job("extract_features", workspace.uri), stores)
     if flags.against:
         figures["least_cosine"] = least_cosines(Catalog(workspace=workspace), stores, flags.against)
-    steady = figures["steady"] or figures["by_files"]
-    steady = "unknown" if steady is None else f"{steady:.1f}"
-    report(f"extract: {figures['products']:,} products, {figures['cold']:.1f}/s cold, {steady}/s steady", figures)
+    line = f"extract: {figures['products']:,} products, {figures['cold']:.1f}/s cold, {figures['steady']:.1f}/s steady"
+    report(line, figures)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ class Speed:
     started: float = field(default_factory=time.time)
     began: float | None = None
     """When the first unit reached an encoder: until then Ray, workers and models start."""
+    ended: float = 0.0
+    """When the last unit so far was delivered."""
     waited: float = 0.0
     contents: int = 0
     spent: Counter[str] = field(default_factory=Counter)
@@ -25,20 +27,20 @@ class Speed:
     def add(self, done: Mapping[str, Any]) -> None:
         """Take a finished unit."""
         self.began = min(self.began or done["began"], done["began"])
+        self.ended = time.time()
         self.waited += done["waited"]
         self.contents += done["contents"]
         self.spent.update(dict(done["spent"]))
 
     def summary(self) -> dict[str, Any]:
-        """Seconds by stage, summed over processes; contents per second once running; what bound the run; padding."""
-        now = time.time()
-        began = now if self.began is None else self.began
-        seconds = max(now - began, 1e-9)
+        """Seconds until the first encoder began, and from then on; seconds by stage, summed over processes; padding."""
+        began = self.ended if self.began is None else self.began
+        seconds = max(self.ended - began, 1e-9)
         share = self.waited / (seconds * self.actors)
         slowest = max(("read", "prepare"), key=lambda stage: self.spent[f"{stage}_s"])
         return {
-            "seconds": round(now - self.started, 3),
             "start_s": round(began - self.started, 3),
+            "seconds": round(seconds, 3),
             "contents": self.contents,
             "contents_per_s": round(self.contents / seconds, 2),
             "encoder_waited_s": round(self.waited, 3),
