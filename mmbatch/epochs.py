@@ -19,12 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from botocore.exceptions import BotoCoreError
-
 from mmbatch.errors import LostRaceError
 from mmbatch.progress import say
-from mmbatch.storage import create_file, is_s3
+from mmbatch.storage import FAILURES, create_file, filesystem_of, is_s3, make_folder, storage_error
 
 BEAT_S = 5.0
 EXPIRY_S = 60.0
@@ -51,7 +48,7 @@ class Epoch:
         `tidy` deletes the oldest claims first: while the next claim is not there, neither is a later one, unless this
         run's own has gone too.
         """
-        filesystem, root = fsspec.core.url_to_fs(self.folder)
+        filesystem, root = filesystem_of(self.folder)
         filesystem.invalidate_cache(root)
         followed = filesystem.exists(f"{root}/{_name(self.number + 1)}.json")
         if followed or not filesystem.exists(f"{root}/{_name(self.number)}.json"):
@@ -73,13 +70,13 @@ def taken(folder: str, *, job: str, wait_s: float = 0.0, expiry_s: float = EXPIR
     finally:
         ended.set()
         beat.join()
-        filesystem, root = fsspec.core.url_to_fs(folder)
+        filesystem, root = filesystem_of(folder)
         filesystem.pipe_file(f"{root}/{_name(epoch.number)}.end", b"")
 
 
 def _take(folder: str, *, job: str, deadline: float, expiry_s: float) -> Epoch:
-    filesystem, root = fsspec.core.url_to_fs(folder)
-    filesystem.makedirs(root, exist_ok=True)
+    filesystem, root = filesystem_of(folder)
+    make_folder(folder)
     waiting = False
     while True:
         last = _newest(filesystem, root)
@@ -100,7 +97,7 @@ def _take(folder: str, *, job: str, deadline: float, expiry_s: float) -> Epoch:
 
 def tidy(folder: str, *, dry_run: bool = False) -> int:
     """Delete the files of all but the newest `KEPT_CLAIMS` claims, the oldest first; how many claims that are."""
-    filesystem, root = fsspec.core.url_to_fs(folder)
+    filesystem, root = filesystem_of(folder)
     names = sorted(path.rpartition("/")[2] for path in filesystem.glob(f"{root}/????????.*"))
     claims = [name[:8] for name in names if name.endswith(".json")]
     if len(claims) <= KEPT_CLAIMS:
@@ -120,7 +117,7 @@ def _described(holder: dict[str, Any]) -> str:
 
 def _claim(epoch: Epoch, job: str) -> bool:
     """Make the file of an epoch; False when another run was first."""
-    filesystem, root = fsspec.core.url_to_fs(epoch.folder)
+    filesystem, root = filesystem_of(epoch.folder)
     name = f"{_name(epoch.number)}.json"
     content = json.dumps(_identity(job) | {"took_over": epoch.took_over}).encode()
     try:
@@ -160,12 +157,12 @@ def _silence_s(filesystem: Any, root: str, number: int) -> float:
 
 
 def _beat(epoch: Epoch, ended: threading.Event) -> None:
-    filesystem, root = fsspec.core.url_to_fs(epoch.folder)
+    filesystem, root = filesystem_of(epoch.folder)
     while True:
         try:
             filesystem.pipe_file(f"{root}/{_name(epoch.number)}.beat", b"")
-        except (OSError, BotoCoreError) as error:
-            say(f"warning: cannot renew the claim on this workspace: {error}")
+        except FAILURES as error:
+            say(f"warning: cannot renew the claim on this workspace: {storage_error(error) or error}")
         if ended.wait(BEAT_S):
             return
 

@@ -1,9 +1,11 @@
 """Predictions: staged for a run, then published in one commit; the latest version is what consumers read."""
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pyarrow.compute as pc
 from mmbatch import schema
 from mmbatch.catalog import HASH_COLUMNS
 from mmbatch.schema import MODALITIES, Modality
+from mmbatch.storage import filesystem_of
 from mmbatch.tables import FileEntry, Table
 from mmbatch.workspace import Workspace
 
@@ -22,6 +25,8 @@ _MARKS = pa.array(
     pa.list_(pa.string()),
 )
 """Every subset of the modalities, sorted; bit m of its place says whether the m-th is in it."""
+
+_PENDING = "ledger.json"
 
 
 class Outdated(NamedTuple):
@@ -48,6 +53,24 @@ class Predictions:
     def staged(self, run_id: str) -> Table:
         """What a run wants to publish."""
         return self.workspace.table("staged", run_id, schema=schema.PREDICTIONS)
+
+    def set_aside(self, run_id: str, entry: Mapping[str, Any]) -> None:
+        """Keep the ledger entry of a run that is about to publish, so that it is not lost between the two commits."""
+        filesystem, path = filesystem_of(self.workspace.path("staged", run_id, _PENDING))
+        filesystem.pipe_file(path, json.dumps(dict(entry), default=str).encode())
+
+    def earlier(self) -> dict[str, dict[str, Any] | None]:
+        """Runs that were killed with something staged: run id -> ledger entry if it was published, else None."""
+        filesystem, root = filesystem_of(self.workspace.path("staged"))
+        runs = [path.rpartition("/")[2] for path in filesystem.glob(f"{root}/*")]
+        return {run_id: self._published_entry(run_id) for run_id in runs}
+
+    def _published_entry(self, run_id: str) -> dict[str, Any] | None:
+        filesystem, path = filesystem_of(self.workspace.path("staged", run_id, _PENDING))
+        if not self.table.landed(run_id) or not filesystem.exists(path):
+            return None
+        entry: dict[str, Any] = json.loads(filesystem.cat_file(path))
+        return entry | {"started": datetime.fromisoformat(entry["started"])}
 
     def outdated(
         self, keys: pa.Table, *, predictor: str, buckets: Collection[int], rejected: Mapping[Modality, pa.Array]

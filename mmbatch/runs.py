@@ -33,9 +33,9 @@ class Run:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: float = field(default_factory=time.monotonic)
 
-    def finish(self, counts: Mapping[str, Any], versions: Mapping[str, int] | None = None) -> dict[str, Any]:
-        """Append the entry and return it as plain values."""
-        entry: dict[str, Any] = {
+    def entry(self, counts: Mapping[str, Any], versions: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """The entry as it stands now, as a row of `schema.RUNS`."""
+        return {
             "run_id": self.run_id,
             "job": self.job,
             "started": self.started,
@@ -45,15 +45,24 @@ class Run:
             "versions": json.dumps(dict(versions or {})),
             "bucket": 0,
         }
-        table = _table(self.workspace)
-        rows = pa.Table.from_pylist([entry], schema=table.schema)
-        table.commit([table.write_file(rows, bucket=0)], app_id=self.run_id)
+
+    def finish(self, counts: Mapping[str, Any], versions: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """Append the entry and return it as plain values."""
+        entry = self.entry(counts, versions)
+        record(self.workspace, entry)
         return {"run_id": self.run_id, "job": self.job, "seconds": entry["seconds"], "counts": dict(counts)}
+
+
+def record(workspace: Workspace, entry: Mapping[str, Any]) -> None:
+    """Append an entry (`Run.entry`) to the ledger, unless it is there."""
+    table = runs_table(workspace)
+    rows = pa.Table.from_pylist([dict(entry)], schema=table.schema)
+    table.commit([table.write_file(rows, bucket=0)], app_id=entry["run_id"])
 
 
 def finished_runs(workspace: Workspace, job: str) -> list[dict[str, Any]]:
     """The finished runs of a job, newest first, their JSON columns parsed."""
-    rows = _table(workspace).read(filters=pc.field("job") == job).sort_by([("started", "descending")])
+    rows = runs_table(workspace).read(filters=pc.field("job") == job).sort_by([("started", "descending")])
     return [_parsed(entry) for entry in rows.to_pylist()]
 
 
@@ -72,5 +81,6 @@ def tie_out(stage: str, rows_in: int, outcomes: Mapping[str, int]) -> None:
         raise CountMismatchError(f"{stage}: {rows_in:,} rows in, but {dict(outcomes)} makes {sum(outcomes.values()):,}")
 
 
-def _table(workspace: Workspace) -> Table:
+def runs_table(workspace: Workspace) -> Table:
+    """The ledger; it need not exist yet."""
     return workspace.table("runs", schema=pa.schema([*schema.RUNS, ("bucket", pa.int32())]))

@@ -12,9 +12,8 @@ import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -26,6 +25,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from mmbatch.epochs import Epoch
 from mmbatch.errors import InputError, LostRaceError
 from mmbatch.failpoints import reach
+from mmbatch.storage import again, delta_options, filesystem_of, make_folder
 
 EPOCH = "mmbatch-epoch"
 """Application id under which a table's log holds the epoch of its last writer."""
@@ -107,7 +107,7 @@ class Table:
         names = list(columns or self.schema.names)
         if not entries:
             return pa.schema([self.schema.field(name) for name in names]).empty_table()
-        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        filesystem, root = filesystem_of(self.uri)
         dataset = ds.dataset(
             [f"{root}/{entry.path}" for entry in entries],
             schema=self.schema,
@@ -125,10 +125,10 @@ class Table:
         )
         plain = [name for name in stored.schema.names if name not in INCOMPRESSIBLE]
         wide = len(plain) < stored.num_columns
-        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        filesystem, root = filesystem_of(self.uri)
         path = f"bucket={bucket}/{uuid.uuid4().hex}.parquet"
         reach("file.before")
-        filesystem.makedirs(f"{root}/bucket={bucket}", exist_ok=True)
+        make_folder(f"{self.uri}/bucket={bucket}")
         pq.write_table(
             stored,
             f"{root}/{path}",
@@ -181,15 +181,21 @@ class Table:
         ]
         return self._commit(actions, app_id=app_id, version=0, retries=0, read_version=read_version)
 
+    def landed(self, app_id: str, version: int = 0) -> bool:
+        """Whether the commit with this id and number has been made."""
+        table = self._open()
+        return table is not None and _landed(table, app_id, version)
+
     def fence(self, epoch: Epoch) -> None:
         """Write an epoch into the table's log: from now on every commit of an earlier one fails."""
         properties = CommitProperties(app_transactions=[Transaction(EPOCH, epoch.number)])
         while True:
             epoch.check()
-            table = DeltaTable(self.uri)
+            table = again(lambda: DeltaTable(self.uri, storage_options=delta_options(self.uri)))
+            write = partial(table.create_write_transaction, [], "append", table.schema(), commit_properties=properties)
             try:
-                table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
-            except CommitFailedError:  # the other run has committed just now, for the last time: once more
+                again(write)
+            except CommitFailedError:  # the answer was lost, or the other run has committed just now: once more
                 continue
             return
 
@@ -204,7 +210,7 @@ class Table:
             return {}
         hours = -(-keep // timedelta(hours=1))
         paths = table.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False, full=True)
-        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        filesystem, root = filesystem_of(self.uri)
         there = filesystem.find(root, detail=True) if paths else {}
         found = {path: there.get(f"{root}/{path}") for path in paths}  # the log also names files that went before
         return {path: int(info["size"]) for path, info in found.items() if info}
@@ -213,14 +219,14 @@ class Table:
         """Delete files that no version of the table needs (`unreferenced`); the log does not change."""
         if self.epoch:
             self.epoch.check()
-        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        filesystem, root = filesystem_of(self.uri)
         reach("vacuum.before")
         filesystem.rm([f"{root}/{path}" for path in paths])
         reach("vacuum.after")
 
     def loose_commits(self) -> int:
         """Commits since the log's last checkpoint: what a reader fetches one by one to open the table."""
-        filesystem, root = fsspec.core.url_to_fs(f"{self.uri}/_delta_log")
+        filesystem, root = filesystem_of(f"{self.uri}/_delta_log")
         checkpoint = f"{root}/_last_checkpoint"
         last = json.loads(filesystem.cat_file(checkpoint))["version"] if filesystem.exists(checkpoint) else -1
         return self.version() - int(last)
@@ -230,9 +236,9 @@ class Table:
 
         In this order, a version before a checkpoint can be opened at least until the next checkpoint.
         """
-        table = DeltaTable(self.uri)
-        table.cleanup_metadata()
-        table.create_checkpoint()
+        table = again(lambda: DeltaTable(self.uri, storage_options=delta_options(self.uri)))
+        again(table.cleanup_metadata)
+        again(table.create_checkpoint)
 
     def _commit(
         self,
@@ -248,20 +254,22 @@ class Table:
             raise LostRaceError(
                 f"{self.uri}: another run has written version {table.version()}, this one read {read_version}"
             )
-        landed = table.transaction_version(app_id)
-        if (landed is not None and landed >= version) or not actions:
-            return table.version()
+        if _landed(table, app_id, version) or not actions:
+            return int(table.version())
         transactions = [Transaction(app_id, version), *self._epoch_transaction(table)]
         properties = CommitProperties(app_transactions=transactions, max_commit_retries=retries)
         reach("commit.before")
         try:
-            table.create_write_transaction(
-                actions, "append", self._delta_schema(), partition_by=["bucket"], commit_properties=properties
+            again(
+                lambda: table.create_write_transaction(
+                    actions, "append", self._delta_schema(), partition_by=["bucket"], commit_properties=properties
+                )
             )
         except CommitFailedError as error:
-            raise LostRaceError(f"{self.uri}: another run has changed this table: {error}") from error
+            if not _landed(self._open(), app_id, version):  # else it was carried out, and the answer was lost
+                raise LostRaceError(f"{self.uri}: another run has changed this table: {error}") from error
         reach("commit.after")
-        table.update_incremental()
+        again(table.update_incremental)
         return int(table.version())
 
     def _epoch_transaction(self, table: DeltaTable) -> list[Transaction]:
@@ -275,7 +283,7 @@ class Table:
 
     def _open(self, version: int | None = None) -> DeltaTable | None:
         try:
-            table = DeltaTable(self.uri, version=version)
+            table = again(lambda: DeltaTable(self.uri, version=version, storage_options=delta_options(self.uri)))
         except TableNotFoundError:
             return None
         found = pa.schema(table.schema().to_arrow()).names
@@ -284,12 +292,15 @@ class Table:
         return table
 
     def _create(self) -> DeltaTable:
-        return DeltaTable.create(
-            self.uri,
-            self._delta_schema(),
-            mode="ignore",
-            partition_by=["bucket"],
-            configuration={"delta.deletedFileRetentionDuration": f"interval {LOG_DAYS} days"},
+        return again(
+            lambda: DeltaTable.create(
+                self.uri,
+                self._delta_schema(),
+                mode="ignore",
+                partition_by=["bucket"],
+                configuration={"delta.deletedFileRetentionDuration": f"interval {LOG_DAYS} days"},
+                storage_options=delta_options(self.uri),
+            )
         )
 
     def _delta_schema(self) -> pa.Schema:
@@ -334,6 +345,12 @@ class Snapshot:
     ) -> pa.Table:
         """Rows of some buckets as one Arrow table."""
         return self.table.read_files(self.of(buckets), columns, filters=filters)
+
+
+def _landed(table: DeltaTable | None, app_id: str, version: int) -> bool:
+    """Whether the log holds this transaction, or a newer one of the same application."""
+    found = None if table is None else table.transaction_version(app_id)
+    return found is not None and found >= version
 
 
 def _row_group_rows(rows: pa.Table) -> int:

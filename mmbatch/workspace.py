@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Self
 
-import fsspec
 import pyarrow as pa
 
 from mmbatch.epochs import EXPIRY_S, Epoch, taken
 from mmbatch.errors import InputError, LostRaceError
+from mmbatch.storage import create_file, filesystem_of, is_local, make_folder, probe_conditional_put
 from mmbatch.tables import Table
 
 FORMAT = 2
@@ -48,8 +48,8 @@ class Workspace:
         """Open an existing workspace; `InputError` when there is none or another version wrote it."""
         uri = normalise_uri(uri)
         try:
-            with fsspec.open(f"{uri}/workspace.json", "r") as file:
-                found = json.load(file)
+            filesystem, path = filesystem_of(f"{uri}/workspace.json")
+            found = json.loads(filesystem.cat_file(path))
         except FileNotFoundError:
             raise InputError(f"--workspace {uri}: no workspace.json there; `jobs.ingest` makes a workspace") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -65,14 +65,14 @@ class Workspace:
     def create(cls, uri: str, settings: Settings) -> Self:
         """Make a workspace; `LostRaceError` when another run made one there in the meantime."""
         uri = normalise_uri(uri)
-        filesystem, root = fsspec.core.url_to_fs(uri)
         try:
-            filesystem.makedirs(root, exist_ok=True)
+            make_folder(uri)
         except OSError as error:
             raise InputError(f"--workspace {uri}: cannot make this folder: {error}") from None
+        probe_conditional_put(uri)
+        content = json.dumps({"format": FORMAT, **asdict(settings)}, indent=1)
         try:
-            with filesystem.open(f"{root}/workspace.json", "xb") as file:
-                file.write(json.dumps({"format": FORMAT, **asdict(settings)}, indent=1).encode())
+            create_file(f"{uri}/workspace.json", content.encode())
         except FileExistsError:
             raise LostRaceError(f"--workspace {uri}: another run has made this workspace just now") from None
         return cls(uri=uri, settings=settings)
@@ -80,7 +80,7 @@ class Workspace:
     @classmethod
     def exists(cls, uri: str) -> bool:
         """Whether a workspace lies at `uri`."""
-        filesystem, root = fsspec.core.url_to_fs(normalise_uri(uri))
+        filesystem, root = filesystem_of(normalise_uri(uri))
         return bool(filesystem.exists(f"{root}/workspace.json"))
 
     def require(self, *, preset: str, level: int, seed: int) -> None:
@@ -98,6 +98,7 @@ class Workspace:
     @contextmanager
     def writing(self, job: str, *, wait_s: float = 0.0, expiry_s: float = EXPIRY_S) -> Iterator[Self]:
         """This workspace with its next epoch, held while the block runs; see `mmbatch.epochs.taken`."""
+        probe_conditional_put(self.uri)
         with taken(self.path("epochs"), job=job, wait_s=wait_s, expiry_s=expiry_s) as epoch:
             owned = replace(self, epoch=epoch)
             if epoch.took_over:
@@ -107,7 +108,7 @@ class Workspace:
 
     def tables(self) -> list[str]:
         """URIs of all tables that are there, of which `features/` and `staged/` hold several."""
-        filesystem, root = fsspec.core.url_to_fs(self.uri)
+        filesystem, root = filesystem_of(self.uri)
         logs = [log for depth in ("*", "*/*") for log in filesystem.glob(f"{root}/{depth}/_delta_log")]
         return sorted(self.path(log.removesuffix("/_delta_log")[len(root) + 1 :]) for log in logs)
 
@@ -125,12 +126,8 @@ def normalise_uri(uri: str) -> str:
 
     `InputError` when no file system is known for its scheme.
     """
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{uri}: {error}; expected a folder or s3://bucket/prefix") from None
-    local = "file" in filesystem.protocol or filesystem.protocol == "file"
-    return str(path).rstrip("/") if local else uri.rstrip("/")
+    path = filesystem_of(uri)[1]
+    return path.rstrip("/") if is_local(uri) else uri.rstrip("/")
 
 
 def buckets_for(products: int) -> int:

@@ -1,6 +1,6 @@
 """Whether the run ledger's counts tie out, run by run.
 
-A run that is killed after its last commit to a table and before its entry leaves none: the ledger names finished runs.
+An ingest or extraction that is killed between its last commit and its entry leaves none; a publication always has one.
 """
 
 import json
@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import pyarrow as pa
-
-from mmbatch import schema
+from mmbatch.predictions import Predictions
+from mmbatch.runs import runs_table
 from mmbatch.workspace import Workspace
 
 OUTCOMES = {
@@ -24,10 +23,12 @@ several."""
 
 def ledger_faults(workspace: Workspace) -> list[str]:
     """One line for every entry of the ledger that does not tie out; empty when all do."""
-    table = workspace.table("runs", schema=pa.schema([*schema.RUNS, ("bucket", pa.int32())]))
-    rows = table.read(["run_id", "job", "started", "counts"]).sort_by("started").to_pylist()
+    rows = runs_table(workspace).read(["run_id", "job", "started", "counts"]).sort_by("started").to_pylist()
     runs = [(row["run_id"], row["job"], json.loads(row["counts"])) for row in rows]
     faults = [f"{run_id} is {count} times in the ledger" for run_id, count in _repeated(rows)]
+    published = Predictions(workspace=workspace).table.read(["run_id"])["run_id"].unique().to_pylist()
+    known = {row["run_id"] for row in rows}
+    faults += [f"{run} has published and is not in the ledger" for run in sorted(set(published) - known)]
     for run_id, job, counts in runs:
         faults += [f"{job} {run_id}: {fault}" for fault in _untied(job, counts)]
     return faults

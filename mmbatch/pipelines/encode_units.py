@@ -27,6 +27,7 @@ from mmbatch.models import Model, fetch_model
 from mmbatch.pipelines.cluster import begun
 from mmbatch.schema import Modality
 from mmbatch.stale import Unit, hashes_of
+from mmbatch.storage import storage_errors
 from mmbatch.tables import FileEntry
 
 _FAILURE_COLUMNS = ("product_id", "content_hash", "modality", "encoder", "reason", "message")
@@ -72,6 +73,7 @@ class Stages:
     attempts: Any
     """Handle of the `Attempts` actor."""
 
+    @storage_errors()
     def prepare(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Read a unit's contents, and decode or tokenise them for each encoder that lacks them."""
         again = begun(self.attempts, f"prepare {row['unit']}") > 1
@@ -170,6 +172,7 @@ class Encode:
         }
         self.idle_since: float | None = None
 
+    @storage_errors()
     def __call__(self, units: pa.Table) -> pa.Table:
         """Prepared units in, `DONE` out."""
         began = time.time()

@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmbatch import schema
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.epochs import tidy
 from mmbatch.feature_store import FeatureStore
@@ -28,7 +27,7 @@ from mmbatch.pipelines.cluster import remove_folder, start_ray, stream
 from mmbatch.predictions import Predictions
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table
-from mmbatch.runs import Run, new_run_id, tie_out
+from mmbatch.runs import Run, new_run_id, runs_table, tie_out
 from mmbatch.storage import filesystem_of
 from mmbatch.tables import FileEntry, Snapshot, Table
 from mmbatch.workspace import Workspace
@@ -211,7 +210,7 @@ def _known_tables(workspace: Workspace) -> dict[str, Table]:
         "splits": catalog.splits,
         "predictions": Predictions(workspace=workspace).table,
         "quarantine": quarantine_table(workspace),
-        "runs": workspace.table("runs", schema=pa.schema([*schema.RUNS, ("bucket", pa.int32())])),
+        "runs": runs_table(workspace),
         **{f"features/{store.encoder}": store.table for store in _stores(workspace)},
     }
 

@@ -19,7 +19,7 @@ from mmbatch.predictions import Predictions, marks
 from mmbatch.predictor import Features, Predictor
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table, rejected_parts
-from mmbatch.runs import Run, tie_out
+from mmbatch.runs import Run, record, tie_out
 from mmbatch.schema import PATH_SEPARATOR
 from mmbatch.tables import FileEntry
 from mmbatch.workspace import Workspace
@@ -62,6 +62,7 @@ def predict(workspace: Workspace, predictor: Model) -> dict[str, Any]:
     Returns:
         Ledger entry; its counts tie out: products = unchanged + predicted + unpredictable.
     """
+    _settle_earlier_runs(workspace)
     run = Run(workspace=workspace, job="predict", settings={"predictor": predictor.id})
     buckets, counts = outdated(workspace, predictor)
     if not buckets:
@@ -72,12 +73,24 @@ def predict(workspace: Workspace, predictor: Model) -> dict[str, Any]:
     counts["unpredictable"] = sum(buckets.values()) - counts["predicted"]
     tie_out("predict", counts["products"], {k: counts[k] for k in ("unchanged", "predicted", "unpredictable")})
     if counts["predicted"] or counts["removed"]:
-        _publish(workspace, sorted(buckets), run.run_id)
-    versions = {
-        "predictions": Predictions(workspace=workspace).table.version(),
-        "catalog": Catalog(workspace=workspace).table.version(),
-    }
-    return run.finish(counts, versions)
+        _publish(workspace, sorted(buckets), run, counts)
+    entry = run.finish(counts, _versions(workspace))
+    remove_folder(Predictions(workspace=workspace).staged(run.run_id).uri)
+    return entry
+
+
+def _settle_earlier_runs(workspace: Workspace) -> None:
+    """Record what a run published before it was killed, and remove what killed runs have staged."""
+    predictions = Predictions(workspace=workspace)
+    for run_id, entry in predictions.earlier().items():
+        if entry is not None:
+            record(workspace, entry)
+        remove_folder(predictions.staged(run_id).uri)
+
+
+def _versions(workspace: Workspace) -> dict[str, int]:
+    predictions, catalog = Predictions(workspace=workspace), Catalog(workspace=workspace)
+    return {"predictions": predictions.table.version(), "catalog": catalog.table.version()}
 
 
 def _stage(workspace: Workspace, predictor: Model, per_bucket: dict[int, int], run_id: str) -> int:
@@ -95,20 +108,21 @@ def _stage(workspace: Workspace, predictor: Model, per_bucket: dict[int, int], r
     return sum(entry.rows for entry in entries)
 
 
-def _publish(workspace: Workspace, buckets: list[int], run_id: str) -> None:
+def _publish(workspace: Workspace, buckets: list[int], run: Run, counts: Counter[str]) -> None:
     """Bring the staged predictions of these buckets into `predictions` in one commit."""
     predictions = Predictions(workspace=workspace)
     read_version = predictions.table.version()
     progress = Progress("publish", len(buckets), "buckets")
     added, removed = [], []
-    for done in stream([{"bucket": b} for b in buckets], partial(_merge_bucket, workspace=workspace, run_id=run_id)):
+    work = partial(_merge_bucket, workspace=workspace, run_id=run.run_id)
+    for done in stream([{"bucket": b} for b in buckets], work):
         added += [FileEntry(**entry) for entry in done["added"]]
         removed += [FileEntry(**entry) for entry in done["removed"]]
         progress.advance(1)
+    predictions.set_aside(run.run_id, run.entry(counts, _versions(workspace) | {"predictions": read_version + 1}))
     reach("publish.before")
-    predictions.table.replace(added, removed, app_id=run_id, read_version=read_version)
+    predictions.table.replace(added, removed, app_id=run.run_id, read_version=read_version)
     reach("publish.after")
-    remove_folder(predictions.staged(run_id).uri)
 
 
 def _merge_bucket(row: dict[str, Any], *, workspace: Workspace, run_id: str) -> list[dict[str, Any]]:

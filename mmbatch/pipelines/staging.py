@@ -6,7 +6,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from mmbatch.failpoints import reach
-from mmbatch.storage import filesystem_of
+from mmbatch.storage import filesystem_of, make_folder
 
 STAGE_BYTES = 64 << 20
 """Staged rows are sorted by bucket and written in files of this size."""
@@ -36,7 +36,7 @@ class StagingWriter:
         ends = np.flatnonzero(np.diff(table["bucket"].to_numpy(), append=-1)) + 1
         filesystem, path = filesystem_of(f"{self.prefix}-{self.files:05d}.parquet")
         reach("staging.before")
-        filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        make_folder(self.prefix.rpartition("/")[0])
         with filesystem.open(path, "wb") as sink, pq.ParquetWriter(sink, table.schema) as writer:
             for start, end in zip([0, *ends[:-1]], ends, strict=True):
                 writer.write_table(table.slice(start, end - start))
