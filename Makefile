@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKSPACE ?= demo
 KILLS ?= 300
 
-.PHONY: demo test test-slow test-s3 drill check clean
+.PHONY: demo test test-slow s3-server test-s3 drill check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m jobs.pipeline --workspace $(WORKSPACE)
@@ -16,13 +16,15 @@ test: $(VENV)/.develop
 test-slow: $(VENV)/.develop
 	$(BIN)/python -m pytest -m slow
 
-# The object-store tests on Ceph's RADOS gateway, a real server, started for them and removed after. Needs root.
-test-s3: $(VENV)/.develop
-	@test "$$(id -u)" = 0 || { echo "test-s3: starting Ceph's RADOS gateway needs root"; exit 1; }
+# Ceph's RADOS gateway: a real object store, which the tests start for themselves and remove after. Needs root.
+s3-server:
+	@test "$$(id -u)" = 0 || { echo "s3-server: starting Ceph's RADOS gateway needs root"; exit 1; }
 	@{ command -v radosgw && command -v ceph-mon && command -v ceph-osd; } >/dev/null || { \
 		apt-get update --quiet=2 && \
 		apt-get install --yes --quiet=2 --no-install-recommends radosgw ceph-mon ceph-osd >/dev/null; \
-	} || { echo "test-s3: cannot install radosgw, ceph-mon and ceph-osd with apt-get"; exit 1; }
+	} || { echo "s3-server: cannot install radosgw, ceph-mon and ceph-osd with apt-get"; exit 1; }
+
+test-s3: $(VENV)/.develop s3-server
 	$(BIN)/python -m pytest tests/s3 --s3-server=rgw
 
 drill: $(VENV)/.runtime

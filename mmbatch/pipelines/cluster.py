@@ -90,7 +90,7 @@ def _told(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def count_attempts() -> Any:
     """Handle of a new `Attempts` actor, for `begun`."""
-    return ray.remote(num_cpus=0, max_restarts=-1)(Attempts).remote()
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=RETRIES)(Attempts).remote()
 
 
 def begun(attempts: Any, unit: str) -> int:

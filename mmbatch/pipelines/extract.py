@@ -158,44 +158,15 @@ class _Done:
 def _compute(plan: _Plan, run_id: str, speed: Speed) -> _Done:
     """Encode every unit, commit the files as they come, and collect what could not be encoded."""
     done = _Done()
-    units = [unit for modality in reversed(MODALITIES) if modality in plan.stale for unit in plan.stale[modality].units]
-    if not units:
+    contents = sum(len(unit.contents) for found in plan.stale.values() for unit in found.units)
+    if not contents:
         return done
-    rows = rows_of_units(units, plan.models)
-    contents = sum(len(unit.contents) for unit in units)
     cpus, gpus = processors()
-    speed.actors = actors = gpus or max(1, cpus // 2)
+    speed.actors = gpus or max(1, cpus // 2)
     say(f"extract    {contents:,} contents for {len(plan.stores)} encoder(s) on {f'{gpus} GPU(s)' if gpus else 'CPU'}")
-    stages = Stages(
-        plan.catalog, {model.id: model for group in plan.models.values() for model in group}, count_attempts()
-    )
-    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_restarts has no name of its own yet
-    dataset = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .flat_map(stages.prepare, num_cpus=1, max_retries=RETRIES)
-        .map_batches(
-            Encode,
-            fn_constructor_kwargs={
-                "stages": stages,
-                "stores": plan.stores,
-                "contents": {
-                    name: sum(len(unit.contents) for unit in found.units) // actors
-                    for name, found in plan.stale.items()
-                },
-                "threads": 1,
-            },
-            batch_size=1,
-            batch_format="pyarrow",
-            concurrency=actors,
-            num_cpus=1,
-            num_gpus=1 if gpus else 0,
-            max_restarts=ACTOR_RESTARTS,
-            max_task_retries=RETRIES,
-        )
-    )
     commits = {name: _Commits(store.table, f"{run_id}-compute") for name, store in plan.stores.items()}
     progress = Progress("extract", contents, "contents")
-    for row in rows_of(dataset):
+    for row in rows_of(_encoded(plan, actors=speed.actors, gpus=gpus)):
         reach("delivery.after")
         for file in row["files"]:
             commits[file["encoder"]].add(FileEntry(**file["entry"]))
@@ -206,6 +177,35 @@ def _compute(plan: _Plan, run_id: str, speed: Speed) -> _Done:
     for commit in commits.values():
         commit.flush()
     return done
+
+
+def _encoded(plan: _Plan, *, actors: int, gpus: int) -> ray.data.Dataset:
+    """The units as they will be when they are encoded and written (`encode_units.DONE`).
+
+    Texts come first: their units take longest, so that the images' short ones even out the end. The pool of actors is
+    fixed in size: one that grows costs a fifth, and one that shrinks can hang on actors that are gone.
+    """
+    units = [unit for name in reversed(MODALITIES) if name in plan.stale for unit in plan.stale[name].units]
+    rows = rows_of_units(units, plan.models)
+    models = {model.id: model for group in plan.models.values() for model in group}
+    stages = Stages(plan.catalog, models, count_attempts())
+    share = {name: sum(len(unit.contents) for unit in found.units) // actors for name, found in plan.stale.items()}
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_restarts has no name of its own yet
+    return (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .flat_map(stages.prepare, num_cpus=1, max_retries=RETRIES)
+        .map_batches(
+            Encode,
+            fn_constructor_kwargs={"stages": stages, "stores": plan.stores, "contents": share, "threads": 1},
+            batch_size=1,
+            batch_format="pyarrow",
+            concurrency=actors,
+            num_cpus=1,
+            num_gpus=1 if gpus else 0,
+            max_restarts=ACTOR_RESTARTS,
+            max_task_retries=RETRIES,
+        )
+    )
 
 
 class _Commits:
