@@ -9,23 +9,26 @@ so that a run that has lost its turn commits nothing. Whoever reads more than on
 import json
 import time
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from mmbatch.epochs import Epoch
 from mmbatch.errors import InputError, LostRaceError
 from mmbatch.failpoints import reach
 from mmbatch.storage import again, delta_options, filesystem_of, make_folder
+
+Result = TypeVar("Result")
 
 EPOCH = "mmbatch-epoch"
 """Application id under which a table's log holds the epoch of its last writer."""
@@ -191,10 +194,10 @@ class Table:
         properties = CommitProperties(app_transactions=[Transaction(EPOCH, epoch.number)])
         while True:
             epoch.check()
-            table = again(lambda: DeltaTable(self.uri, storage_options=delta_options(self.uri)))
+            table = _answered(lambda: DeltaTable(self.uri, storage_options=delta_options(self.uri)))
             write = partial(table.create_write_transaction, [], "append", table.schema(), commit_properties=properties)
             try:
-                again(write)
+                _answered(write)
             except CommitFailedError:  # the answer was lost, or the other run has committed just now: once more
                 continue
             return
@@ -236,9 +239,9 @@ class Table:
 
         In this order, a version before a checkpoint can be opened at least until the next checkpoint.
         """
-        table = again(lambda: DeltaTable(self.uri, storage_options=delta_options(self.uri)))
-        again(table.cleanup_metadata)
-        again(table.create_checkpoint)
+        table = _answered(lambda: DeltaTable(self.uri, storage_options=delta_options(self.uri)))
+        _answered(table.cleanup_metadata)
+        _answered(table.create_checkpoint)
 
     def _commit(
         self,
@@ -260,7 +263,7 @@ class Table:
         properties = CommitProperties(app_transactions=transactions, max_commit_retries=retries)
         reach("commit.before")
         try:
-            again(
+            _answered(
                 lambda: table.create_write_transaction(
                     actions, "append", self._delta_schema(), partition_by=["bucket"], commit_properties=properties
                 )
@@ -269,7 +272,7 @@ class Table:
             if not _landed(self._open(), app_id, version):  # else it was carried out, and the answer was lost
                 raise LostRaceError(f"{self.uri}: another run has changed this table: {error}") from error
         reach("commit.after")
-        again(table.update_incremental)
+        _answered(table.update_incremental)
         return int(table.version())
 
     def _epoch_transaction(self, table: DeltaTable) -> list[Transaction]:
@@ -283,7 +286,7 @@ class Table:
 
     def _open(self, version: int | None = None) -> DeltaTable | None:
         try:
-            table = again(lambda: DeltaTable(self.uri, version=version, storage_options=delta_options(self.uri)))
+            table = _answered(lambda: DeltaTable(self.uri, version=version, storage_options=delta_options(self.uri)))
         except TableNotFoundError:
             return None
         found = pa.schema(table.schema().to_arrow()).names
@@ -292,7 +295,7 @@ class Table:
         return table
 
     def _create(self) -> DeltaTable:
-        return again(
+        return _answered(
             lambda: DeltaTable.create(
                 self.uri,
                 self._delta_schema(),
@@ -345,6 +348,20 @@ class Snapshot:
     ) -> pa.Table:
         """Rows of some buckets as one Arrow table."""
         return self.table.read_files(self.of(buckets), columns, filters=filters)
+
+
+def _answered(action: Callable[[], Result]) -> Result:
+    """The result of a call to deltalake, repeated while its store gives no usable answer; see `storage.again`."""
+
+    def told() -> Result:
+        try:
+            return action()
+        except DeltaError as error:
+            if "object store" in str(error):  # deltalake has two ways to say that its store failed
+                raise OSError(str(error)) from error
+            raise
+
+    return again(told)
 
 
 def _landed(table: DeltaTable | None, app_id: str, version: int) -> bool:

@@ -34,6 +34,9 @@ COMMIT_FILES = 16
 COMMIT_S = 10.0
 """Files per commit, and seconds after which fewer are committed: what a crash can cost."""
 
+ACTOR_CONTENTS = 500
+"""Contents for which one more encoding actor is started: it takes about 8 processor seconds until it encodes."""
+
 ACTOR_RESTARTS = 20
 """Of one actor in a run: each record that kills its encoder costs one."""
 
@@ -162,7 +165,7 @@ def _compute(plan: _Plan, run_id: str, speed: Speed) -> _Done:
     if not contents:
         return done
     cpus, gpus = processors()
-    speed.actors = gpus or max(1, cpus // 2)
+    speed.actors = max(1, min(gpus or cpus // 2, contents // ACTOR_CONTENTS))
     say(f"extract    {contents:,} contents for {len(plan.stores)} encoder(s) on {f'{gpus} GPU(s)' if gpus else 'CPU'}")
     commits = {name: _Commits(store.table, f"{run_id}-compute") for name, store in plan.stores.items()}
     progress = Progress("extract", contents, "contents")

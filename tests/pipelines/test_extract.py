@@ -193,7 +193,7 @@ def test_an_image_that_kills_its_process_at_ingest_is_quarantined_and_its_produc
     assert (product["image_hash"], product["text_hash"] is None) == (None, False)
 
 
-@pytest.mark.parametrize("stage", ["prepare", "encode"])
+@pytest.mark.parametrize("stage", ["prepare", pytest.param("encode", marks=pytest.mark.slow)])
 def test_a_record_that_kills_its_process_is_found_and_the_run_finishes(
     workspace: Workspace, models: list[Model], stage: str
 ) -> None:

@@ -72,6 +72,7 @@ def check_jobs(bucket: str, source: Path, local: tuple[Workspace, dict[str, Any]
         assert SECRET not in str(last_run(remote, job))
 
 
+@pytest.mark.slow
 def test_jobs_on_s3_store_what_they_store_in_a_folder(
     local: tuple[Workspace, dict[str, Any]], bucket: str, server: Server, source: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_jobs_on_s3_store_what_they_store_in_a_folder(
     check_jobs(bucket, source, local)
 
 
+@pytest.mark.slow
 def test_jobs_under_faults_store_the_same(
     local: tuple[Workspace, dict[str, Any]], bucket: str, faulty: FaultProxy, source: Path
 ) -> None:
