@@ -67,8 +67,8 @@ def unchanged(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def edited(folder: Path, rows: int) -> dict[str, Any]:
-    """A small delta."""
-    workspace = ingested(folder, rows=rows)
+    """A small delta, with vectors as wide as MiniLM's: of narrow ones a file's footer would be most."""
+    workspace = ingested(folder, rows=rows, width=READ_WIDTH)
     run_job("extract_features", workspace.uri)
     before = files_below(workspace.uri)
     features = store_of(workspace, newest_encoders(workspace)[0]).table

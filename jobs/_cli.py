@@ -53,7 +53,7 @@ def run_job(job: type[JobT], main: Callable[[JobT], dict[str, Any]]) -> None:
     config = tyro.cli(job)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with redirect_stdout(sys.stderr), storage_errors():  # Ray prints on its own
+        with redirect_stdout(sys.stderr if config.json else sys.stdout), storage_errors():  # Ray prints on its own
             result = main(config)
     except MmbatchError as error:
         say(f"error: {error}")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def main(config: Drill) -> dict[str, Any]:
     _say_table(result)
     if found := verdict(result):
         if config.json:
-            print(json.dumps(result))
+            print(json.dumps(result), file=sys.__stdout__)
         raise MmbatchError(f"drill: {found}; see {folder}")
     if not config.workspace:
         shutil.rmtree(folder)

@@ -93,12 +93,18 @@ def test_the_report_is_there_and_the_table_is_printed(finished: Finished) -> Non
 
 def test_a_second_run_finds_everything_done(finished: Finished, sample_file: Path) -> None:
     workspace, _ = finished
-    before = sorted((path, path.stat().st_mtime_ns) for path in workspace.rglob("*"))
+    before = stamps(workspace)
     done = run_job("pipeline", "--workspace", workspace, "--source", sample_file)
     assert done.returncode == 0
     for line in ("nothing new", "every product has its features", "every prediction stands", "found the report"):
         assert line in done.stderr
-    assert sorted((path, path.stat().st_mtime_ns) for path in workspace.rglob("*")) == before
+    assert stamps(workspace) == before
+
+
+def stamps(workspace: Path) -> list[tuple[Path, int]]:
+    """Every file and folder with its last change; a run's claim to write is no change of the workspace."""
+    paths = (path for path in workspace.rglob("*") if "epochs" not in path.parts)
+    return sorted((path, path.stat().st_mtime_ns) for path in paths)
 
 
 @pytest.mark.slow

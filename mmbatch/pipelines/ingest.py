@@ -20,9 +20,6 @@ from mmbatch.sources import Columns, fingerprint_files, list_files, plan_units
 from mmbatch.splits import draw_splits
 from mmbatch.workspace import Workspace, normalise_uri
 
-PASSING_REASONS = ("image_changed", "image_http_status", "image_timeout", "image_unreadable")
-"""Reasons that may be gone when the same source is read again: another file, a server that was down."""
-
 
 def ingest(
     workspace: Workspace, *, source: str, columns: Columns, access: ImageAccess | None = None, snapshot: bool = False
@@ -57,12 +54,12 @@ def ingest(
 
 
 def _is_done(previous: Mapping[str, Any], settings: Mapping[str, Any], catalog: Catalog) -> bool:
-    """Whether the last ingest read the same files in the same way, and reading them again would find the same."""
+    """Whether the last ingest read the same files in the same way, and no image file was found changed since."""
     same = previous["settings"] == json.loads(json.dumps(settings))
     if not same or previous["versions"].get("catalog") != catalog.table.version():
         return False
-    passing = pc.field("reason").isin(PASSING_REASONS)
-    return not quarantine_table(catalog.workspace).read(["reason"], filters=passing).num_rows
+    changed = pc.field("reason") == "image_changed"
+    return not quarantine_table(catalog.workspace).read(["reason"], filters=changed).num_rows
 
 
 def assign_splits(catalog: Catalog) -> int:
