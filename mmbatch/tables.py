@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
+from pyarrow.fs import LocalFileSystem
 
 from mmbatch.epochs import Epoch
 from mmbatch.errors import InputError, LostRaceError
 from mmbatch.failpoints import reach
-from mmbatch.storage import again, delta_options, filesystem_of, make_folder
+from mmbatch.storage import again, delta_options, filesystem_of, is_local, make_folder
 
 Result = TypeVar("Result")
 
@@ -115,7 +116,7 @@ class Table:
             [f"{root}/{entry.path}" for entry in entries],
             schema=self.schema,
             format="parquet",
-            filesystem=filesystem,
+            filesystem=LocalFileSystem() if is_local(self.uri) else filesystem,  # Arrow's own needs no Python to read
             partitioning=ds.partitioning(pa.schema([("bucket", pa.int32())]), flavor="hive"),
             partition_base_dir=root,
         )
