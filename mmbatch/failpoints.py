@@ -23,8 +23,6 @@ POINTS = tuple(
 """`file`: a worker writes a Parquet file; `delivery`: its entry goes to the driver; `commit`: a Delta commit;
 `staging`: rows set aside for a merge are written; `publish`: predictions change; `vacuum`: unreferenced files go."""
 
-RECORD_POINTS = ("check", "prepare", "encode")
-
 _reached: dict[str, int] = {}
 
 
