@@ -1,22 +1,23 @@
 """New encoders by kind: what a preset names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pkgutil import resolve_name
 from typing import Any
 
 from mmbatch.encoders.base import Encoder
-from mmbatch.encoders.image import TimmImage
-from mmbatch.encoders.ngram import NgramText
 from mmbatch.encoders.pretrained import find_weights
-from mmbatch.encoders.text import TransformersText
 from mmbatch.errors import InputError
 
-BUILDERS: Mapping[str, Callable[..., Encoder]] = {
-    "transformers": TransformersText.from_pretrained,
-    "timm": TimmImage.from_pretrained,
-    "timm-from-scratch": TimmImage.from_scratch,
-    "ngram": NgramText.from_scratch,
+BUILDERS: Mapping[str, str] = {
+    "transformers": "mmbatch.encoders.text:TransformersText.from_pretrained",
+    "timm": "mmbatch.encoders.image:TimmImage.from_pretrained",
+    "timm-from-scratch": "mmbatch.encoders.image:TimmImage.from_scratch",
+    "ngram": "mmbatch.encoders.ngram:NgramText.from_scratch",
 }
-"""Pretrained kinds take `weights`, a folder that is looked into first; those from scratch take `seed`."""
+"""Where each kind's builder is.
+
+Pretrained kinds take `weights`, a folder that is looked into first; those from scratch take `seed`.
+"""
 
 FROM_SCRATCH = frozenset({"timm-from-scratch", "ngram"})
 
@@ -33,4 +34,5 @@ def build_encoder(kind: str, *, weights: str | None, seed: int, **arguments: Any
     if kind not in BUILDERS:
         raise InputError(f"encoder kind {kind!r}: there is none of that name, only {', '.join(sorted(BUILDERS))}")
     origin = {"seed": seed} if kind in FROM_SCRATCH else {"weights": weights}
-    return BUILDERS[kind](**arguments, **origin).train()
+    encoder: Encoder = resolve_name(BUILDERS[kind])(**arguments, **origin)
+    return encoder.train()

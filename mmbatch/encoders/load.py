@@ -1,23 +1,23 @@
 """Bring a saved encoder back, exactly as it was saved."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from mmbatch.encoders.base import DESCRIPTION_FILE, WEIGHTS_FILE, Encoder
-from mmbatch.encoders.image import TimmImage
-from mmbatch.encoders.ngram import NgramText
-from mmbatch.encoders.text import TransformersText
 from mmbatch.errors import InputError
 
-KINDS: dict[str, type[Encoder]] = {
-    NgramText.kind: NgramText,
-    TimmImage.kind: TimmImage,
-    TransformersText.kind: TransformersText,
+KINDS: Mapping[str, str] = {
+    "ngram_text": "mmbatch.encoders.ngram:NgramText",
+    "timm_image": "mmbatch.encoders.image:TimmImage",
+    "transformers_text": "mmbatch.encoders.text:TransformersText",
 }
+"""`Encoder.kind` of each class, and where the class is."""
 
 
 def load_encoder(folder: Path) -> Encoder:
@@ -28,7 +28,7 @@ def load_encoder(folder: Path) -> Encoder:
     """
     kind, config = _read_description(folder / DESCRIPTION_FILE)
     try:
-        encoder = KINDS[kind].restore(config, folder)
+        encoder: Encoder = resolve_name(KINDS[kind]).restore(config, folder)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / DESCRIPTION_FILE}: config does not fit a {kind} encoder: {error!r}") from error
     _check_config(folder / DESCRIPTION_FILE, found=config, expected=encoder.config())

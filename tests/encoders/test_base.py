@@ -3,7 +3,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mmbatch.encoders import NgramText, encode, to_tensors
+from mmbatch.encoders import encode, to_tensors
+from mmbatch.encoders.ngram import NgramText
 
 
 @pytest.fixture

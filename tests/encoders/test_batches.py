@@ -5,9 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from mmbatch.encoders import TransformersText
 from mmbatch.encoders.batches import batches_of, take_ragged
 from mmbatch.encoders.product_text import product_texts
+from mmbatch.encoders.text import TransformersText
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 WINDOW = 2048

@@ -8,19 +8,12 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from mmbatch.encoders import (
-    Encoder,
-    Inputs,
-    NgramText,
-    TimmImage,
-    TransformersText,
-    collate_all,
-    encode,
-    encode_prepared,
-    engine_for,
-)
+from mmbatch.encoders import Encoder, Inputs, collate_all, encode, encode_prepared, engine_for
 from mmbatch.encoders.engine import CpuEngine, Engine
+from mmbatch.encoders.image import TimmImage
+from mmbatch.encoders.ngram import NgramText
 from mmbatch.encoders.openvino_engine import OpenVinoEngine
+from mmbatch.encoders.text import TransformersText
 
 MANY = 1_000_000
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data.transforms_factory import create_transform
 
-from mmbatch.encoders import TimmImage, encode
+from mmbatch.encoders import encode
+from mmbatch.encoders.image import TimmImage
 from mmbatch.errors import InputError
 from tests.encoders.conftest import photo
 

@@ -1,12 +1,19 @@
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmbatch.encoders import Encoder, NgramText, TimmImage, TransformersText, encode, load_encoder
+from mmbatch.encoders import BUILDERS, Encoder, encode, load_encoder
+from mmbatch.encoders.image import TimmImage
+from mmbatch.encoders.load import KINDS
+from mmbatch.encoders.ngram import NgramText
+from mmbatch.encoders.text import TransformersText
 from mmbatch.errors import InputError
 
 Make = Callable[[str], Encoder]
@@ -99,3 +106,19 @@ def test_another_tokenizer_is_refused(saved: Path) -> None:
     file.write_text(file.read_text().replace('"mug"', '"jug"'))
     with pytest.raises(InputError, match=r"tokenizer\.json: not the tokenizer of this encoder: sha256 .* expected "):
         load_encoder(saved)
+
+
+@pytest.mark.parametrize("places", [KINDS, BUILDERS], ids=["kinds", "builders"])
+def test_every_place_in_the_registry_exists(places: Mapping[str, str]) -> None:
+    for place in places.values():
+        assert callable(resolve_name(place)), place
+
+
+def test_a_kind_is_known_by_its_own_name() -> None:
+    assert {kind: resolve_name(place).kind for kind, place in KINDS.items()} == {kind: kind for kind in KINDS}
+
+
+def test_the_package_alone_imports_no_library_of_models() -> None:
+    code = "import mmbatch.encoders, sys; print([name for name in ('timm', 'transformers') if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"

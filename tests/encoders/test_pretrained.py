@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from mmbatch.encoders import Encoder, TimmImage, TransformersText
+from mmbatch.encoders import Encoder
+from mmbatch.encoders.image import TimmImage
 from mmbatch.encoders.pretrained import find_weights
+from mmbatch.encoders.text import TransformersText
 from mmbatch.errors import InputError
 
 

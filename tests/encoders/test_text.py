@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, ByT5Tokenizer
 
-from mmbatch.encoders import TransformersText, collate_all, encode, to_tensors
+from mmbatch.encoders import collate_all, encode, to_tensors
+from mmbatch.encoders.text import TransformersText
 from mmbatch.errors import InputError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -14,7 +14,9 @@ import ray
 from PIL import Image
 
 from mmbatch.catalog import Catalog, digest
-from mmbatch.encoders import Encoder, NgramText, TimmImage
+from mmbatch.encoders import Encoder
+from mmbatch.encoders.image import TimmImage
+from mmbatch.encoders.ngram import NgramText
 from mmbatch.failpoints import VARIABLE
 from mmbatch.models import Model, publish_model
 from mmbatch.pipelines.cluster import start_ray

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmbatch.encoders import TimmImage
+from mmbatch.encoders.image import TimmImage
 from mmbatch.errors import InputError
 from mmbatch.pipelines.train_loop import Classifier, _optimizer
 from mmbatch.pipelines.training_rows import LENGTH_POOL, length_batches
