@@ -21,6 +21,7 @@ from safetensors.torch import save_model
 from torch import Tensor
 
 from mmbatch import schema
+from mmbatch.training import Augmentation
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -81,8 +82,11 @@ class Encoder(torch.nn.Module, ABC):
     """Numbers in a vector."""
 
     @abstractmethod
-    def prepare(self, batch: pa.Table, *, rng: np.random.Generator | None = None) -> Prepared:
-        """Decode or tokenise rows on the CPU; `rng` is given in training only and drives the augmentation, if any."""
+    def prepare(self, batch: pa.Table, *, augmentation: Augmentation | None = None, seed: int = 0) -> Prepared:
+        """Decode or tokenise rows on the CPU.
+
+        `augmentation` is given in training only, for photos; `seed` draws it: equal arguments, equal arrays.
+        """
 
     @abstractmethod
     def lengths(self, batch: pa.Table) -> np.ndarray:

@@ -1,30 +1,52 @@
-"""New encoders by kind: what a preset names."""
+"""New encoders by kind: what a preset names.
 
-from collections.abc import Mapping
-from pkgutil import resolve_name
+Each kind's module is imported where one is built: timm and transformers take a process that imports them seconds.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmbatch.encoders.base import Encoder
 from mmbatch.encoders.pretrained import find_weights
 from mmbatch.errors import InputError
 
-BUILDERS: Mapping[str, str] = {
-    "transformers": "mmbatch.encoders.text:TransformersText.from_pretrained",
-    "timm": "mmbatch.encoders.image:TimmImage.from_pretrained",
-    "timm-from-scratch": "mmbatch.encoders.image:TimmImage.from_scratch",
-    "ngram": "mmbatch.encoders.ngram:NgramText.from_scratch",
-}
-"""Where each kind's builder is.
 
-Pretrained kinds take `weights`, a folder that is looked into first; those from scratch take `seed`.
-"""
+def _transformers(**arguments: Any) -> Encoder:
+    from mmbatch.encoders.text import TransformersText
 
-FROM_SCRATCH = frozenset({"timm-from-scratch", "ngram"})
+    return TransformersText.from_pretrained(**arguments)
+
+
+def _timm(**arguments: Any) -> Encoder:
+    from mmbatch.encoders.image import TimmImage
+
+    return TimmImage.from_pretrained(**arguments)
+
+
+def _timm_from_scratch(**arguments: Any) -> Encoder:
+    from mmbatch.encoders.image import TimmImage
+
+    return TimmImage.from_scratch(**arguments)
+
+
+def _ngram(**arguments: Any) -> Encoder:
+    from mmbatch.encoders.ngram import NgramText
+
+    return NgramText.from_scratch(**arguments)
+
+
+PRETRAINED: Mapping[str, Callable[..., Encoder]] = {"timm": _timm, "transformers": _transformers}
+"""Kinds that take `weights`, a folder that is looked into before the hub."""
+
+FROM_SCRATCH: Mapping[str, Callable[..., Encoder]] = {"ngram": _ngram, "timm-from-scratch": _timm_from_scratch}
+"""Kinds whose weights are drawn from a `seed`."""
+
+BUILDERS = {**PRETRAINED, **FROM_SCRATCH}
 
 
 def require_weights(kind: str, arguments: Mapping[str, Any], weights: str | None) -> None:
     """Raise `InputError` where the named folder lacks the weights of a pretrained kind, before any worker starts."""
-    if kind in BUILDERS and kind not in FROM_SCRATCH:
+    if kind in PRETRAINED:
         model = str(arguments["model"])
         find_weights(f"timm/{model}" if kind == "timm" else model, weights)
 
@@ -34,5 +56,4 @@ def build_encoder(kind: str, *, weights: str | None, seed: int, **arguments: Any
     if kind not in BUILDERS:
         raise InputError(f"encoder kind {kind!r}: there is none of that name, only {', '.join(sorted(BUILDERS))}")
     origin = {"seed": seed} if kind in FROM_SCRATCH else {"weights": weights}
-    encoder: Encoder = resolve_name(BUILDERS[kind])(**arguments, **origin)
-    return encoder.train()
+    return BUILDERS[kind](**arguments, **origin).train()

@@ -21,6 +21,7 @@ from mmbatch.encoders.framing import FRAMINGS, Framing, frame, shorter_side
 from mmbatch.encoders.pretrained import find_weights, unreachable
 from mmbatch.errors import InputError
 from mmbatch.images import ImageError, open_rgb
+from mmbatch.training import Augmentation
 
 CODE_VERSION = 1
 """Raised whenever this module turns the same images and weights into other vectors."""
@@ -132,8 +133,9 @@ class TimmImage(Encoder):
         return cls(backbone=backbone, **{name: config[name] for name in _SETTINGS})
 
     @override
-    def prepare(self, batch: pa.Table, *, rng: np.random.Generator | None = None) -> Prepared:
-        """`pixels` uint8 `[G, S, S, 3]`, RGB; with `rng` each image is cropped, turned and mirrored at random."""
+    def prepare(self, batch: pa.Table, *, augmentation: Augmentation | None = None, seed: int = 0) -> Prepared:
+        """`pixels` uint8 `[G, S, S, 3]`, RGB; with `augmentation` each is a random view of the photo."""
+        rng = np.random.default_rng(seed) if augmentation else None
         good: list[int] = []
         pixels: list[np.ndarray] = []
         failures: list[tuple[int, str, str]] = []

@@ -1,9 +1,8 @@
 """Bring a saved encoder back, exactly as it was saved."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from safetensors import SafetensorError
@@ -12,12 +11,31 @@ from safetensors.torch import load_model
 from mmbatch.encoders.base import DESCRIPTION_FILE, WEIGHTS_FILE, Encoder
 from mmbatch.errors import InputError
 
-KINDS: Mapping[str, str] = {
-    "ngram_text": "mmbatch.encoders.ngram:NgramText",
-    "timm_image": "mmbatch.encoders.image:TimmImage",
-    "transformers_text": "mmbatch.encoders.text:TransformersText",
+
+def _ngram() -> type[Encoder]:
+    from mmbatch.encoders.ngram import NgramText
+
+    return NgramText
+
+
+def _timm() -> type[Encoder]:
+    from mmbatch.encoders.image import TimmImage
+
+    return TimmImage
+
+
+def _transformers() -> type[Encoder]:
+    from mmbatch.encoders.text import TransformersText
+
+    return TransformersText
+
+
+KINDS: Mapping[str, Callable[[], type[Encoder]]] = {
+    "ngram_text": _ngram,
+    "timm_image": _timm,
+    "transformers_text": _transformers,
 }
-"""`Encoder.kind` of each class, and where the class is."""
+"""`Encoder.kind` of each class, and what imports it: only the process that loads one waits for its libraries."""
 
 
 def load_encoder(folder: Path) -> Encoder:
@@ -28,7 +46,7 @@ def load_encoder(folder: Path) -> Encoder:
     """
     kind, config = _read_description(folder / DESCRIPTION_FILE)
     try:
-        encoder: Encoder = resolve_name(KINDS[kind]).restore(config, folder)
+        encoder = KINDS[kind]().restore(config, folder)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{folder / DESCRIPTION_FILE}: config does not fit a {kind} encoder: {error!r}") from error
     _check_config(folder / DESCRIPTION_FILE, found=config, expected=encoder.config())

@@ -18,6 +18,7 @@ from mmbatch import schema
 from mmbatch.encoders.base import VECTOR_DTYPE, Budget, Budgets, Encoder, Inputs, Prepared, TraceInput, write_encoder
 from mmbatch.encoders.batches import take_ragged
 from mmbatch.encoders.product_text import TEXT_COLUMNS, product_texts, without_text
+from mmbatch.training import Augmentation
 
 CODE_VERSION = 1
 """Raised whenever this module turns the same rows and weights into other vectors."""
@@ -64,7 +65,7 @@ class NgramText(Encoder):
         return cls(buckets=config["buckets"], width=config["width"])
 
     @override
-    def prepare(self, batch: pa.Table, *, rng: np.random.Generator | None = None) -> Prepared:
+    def prepare(self, batch: pa.Table, *, augmentation: Augmentation | None = None, seed: int = 0) -> Prepared:
         """`ids` int64 `[T]`, `weights` float32 `[T]` and `offsets` int64 `[G + 1]`: where each text's n-grams begin."""
         texts = product_texts(batch)
         good = np.flatnonzero(texts.is_valid().to_numpy())

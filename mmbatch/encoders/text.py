@@ -24,6 +24,7 @@ from mmbatch.encoders.batches import take_ragged
 from mmbatch.encoders.pretrained import find_weights, unreachable
 from mmbatch.encoders.product_text import TEXT_COLUMNS, product_texts, without_text
 from mmbatch.errors import InputError
+from mmbatch.training import Augmentation
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -88,7 +89,7 @@ class TransformersText(Encoder):
         return cls(backbone=backbone, tokenizer=tokenizer, max_length=config["max_length"])
 
     @override
-    def prepare(self, batch: pa.Table, *, rng: np.random.Generator | None = None) -> Prepared:
+    def prepare(self, batch: pa.Table, *, augmentation: Augmentation | None = None, seed: int = 0) -> Prepared:
         """`ids` int32 `[T]` and `offsets` int64 `[G + 1]`: where each text's tokens begin; texts are not augmented."""
         texts = product_texts(batch)
         good = np.flatnonzero(texts.is_valid().to_numpy())

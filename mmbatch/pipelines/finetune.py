@@ -50,7 +50,7 @@ def finetune(
         modality: what it encodes.
         kind: key of `mmbatch.encoders.BUILDERS`.
         arguments: of that builder.
-        training: fields of `mmbatch.presets.Training`.
+        training: fields of `mmbatch.training.Training`.
         weights: folder of pretrained weights that is looked into first.
         workers: training processes; by default one a GPU, or one when there is none.
 

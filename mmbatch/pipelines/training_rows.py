@@ -14,6 +14,7 @@ from torch import Tensor
 from mmbatch.catalog import Catalog
 from mmbatch.encoders import Encoder, collate_all, to_tensors
 from mmbatch.pipelines.rows import by_bucket, training_labels
+from mmbatch.training import Augmentation
 
 LENGTH_POOL = 20
 """Batches whose rows are sorted by length together: little padding, and still a random order."""
@@ -59,7 +60,11 @@ class TrainingRows:
     def _prepare(
         self, content: pa.Table, rows: pd.DataFrame, chosen: np.ndarray, rng: np.random.Generator | None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        prepared = self.encoder.prepare(content.take(pa.array(chosen)), rng=rng)
+        prepared = self.encoder.prepare(
+            content.take(pa.array(chosen)),
+            augmentation=Augmentation() if rng else None,
+            seed=int(rng.integers(2**32)) if rng else 0,
+        )
         targets = torch.from_numpy(rows["code"].to_numpy()[chosen[prepared.good]])
         return to_tensors(collate_all(self.encoder, prepared.inputs), self.device), targets.to(self.device)
 

@@ -1,7 +1,7 @@
 """The presets by name."""
 
 from mmbatch.errors import InputError
-from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset, Training
+from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset
 from mmbatch.presets.flipkart import FLIPKART_SMALL
 from mmbatch.presets.sample import SAMPLE
 
@@ -15,4 +15,4 @@ def preset_named(name: str) -> Preset:
     return PRESETS[name]
 
 
-__all__ = ["PRESETS", "EncoderRecipe", "HeadRecipe", "Preset", "Training", "preset_named"]
+__all__ = ["PRESETS", "EncoderRecipe", "HeadRecipe", "Preset", "preset_named"]

@@ -2,35 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mmbatch.schema import Modality
 from mmbatch.sources import Columns
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How an encoder is fine-tuned. AdamW, linear decay after warm-up, gradient norm clipped at 1."""
-
-    epochs: int
-    """Passes over the train rows; the epoch with the best macro-F1 on the fusion rows is kept."""
-    batch_size: int
-    """Products per optimiser step, over all workers together."""
-    learning_rate: float
-    """Peak rate of the encoder's own weights."""
-    classifier_learning_rate: float
-    """Peak rate of the new classification layer."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled decay."""
-    warmup_share: float = 0.1
-    """Share of all steps in which the rate rises from zero."""
-    label_smoothing: float = 0.0
-    """Probability mass spread over the other classes."""
-    dropout: float = 0.1
-    """Dropped share of the embedding before the classification layer."""
-    frozen: tuple[str, ...] = ()
-    """Prefixes of the encoder's parameter names that keep their pretrained values: its lower layers, as a rule."""
-    frozen_batch_norm: bool = False
-    """Keep the pretrained statistics of every batch normalisation: batches of few products estimate them badly."""
+from mmbatch.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +19,7 @@ class EncoderRecipe:
     """What it encodes."""
     kind: str
     """Key of `mmbatch.encoders.BUILDERS`."""
-    arguments: Mapping[str, str | int]
+    arguments: Mapping[str, Any]
     """Keyword arguments of that builder."""
     training: Training
     """How it is fine-tuned."""

@@ -6,8 +6,9 @@ lower layers keep their pretrained values, and an encoder of character and word 
 numbers that MiniLM's vocabulary cuts to pieces, stands beside MiniLM.
 """
 
-from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset, Training
+from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset
 from mmbatch.sources import Columns
+from mmbatch.training import Training
 
 FLIPKART_SMALL = Preset(
     name="flipkart-small",

@@ -3,8 +3,9 @@
 It follows no published system: it is sized so that a laptop without a GPU trains it in a minute or two.
 """
 
-from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset, Training
+from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset
 from mmbatch.sources import Columns
+from mmbatch.training import Training
 
 SAMPLE = Preset(
     name="sample",

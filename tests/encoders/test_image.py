@@ -15,6 +15,7 @@ from timm.data.transforms_factory import create_transform
 from mmbatch.encoders import encode
 from mmbatch.encoders.image import TimmImage
 from mmbatch.errors import InputError
+from mmbatch.training import Augmentation
 from tests.encoders.conftest import photo
 
 
@@ -156,7 +157,7 @@ def test_random_weights_come_from_the_seed_alone() -> None:
 
 def test_augmentation_comes_from_the_generator_alone(encoder: TimmImage, products: pa.Table) -> None:
     first, again, other = (
-        encoder.prepare(products, rng=np.random.default_rng(seed)).inputs["pixels"] for seed in (3, 3, 4)
+        encoder.prepare(products, augmentation=Augmentation(), seed=seed).inputs["pixels"] for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any(axis=(1, 2, 3)).all()
