@@ -22,10 +22,12 @@ class SourceJob(Job):
     source: str | None = None
     """CSV, TSV, Parquet or JSON Lines: a file, a folder or a glob, local or remote (s3://, gs://)."""
     preset: str | None = None
-    """Named configuration (sample, flipkart-small); default: the workspace's own, or sample for a new one."""
+    """Named configuration (sample, flipkart, flipkart-small, kakao, rakuten2020); default: the workspace's own,
+    or sample for a new one."""
     columns: tuple[str, ...] = ()
     """Columns of the source as role=column, such as id=sku title=name description=text image=photo label=top,leaf,
-    and label_separator=" > " where one column holds the whole path. Default: the preset's."""
+    and label_separator=" > " where one column holds the whole path; image_vector=COLUMN in place of image where the
+    source holds vectors of its images, as lists of numbers. Default: the preset's."""
     images_from: tuple[str, ...] = ()
     """Where images may be read from: folders, s3://bucket/prefix, https://host[/prefix]. Default: the source's own
     folder, which always is one of them."""

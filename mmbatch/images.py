@@ -8,6 +8,7 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from mmbatch.image_headers import exif_orientation, gif_size, image_format, webp_size
+from mmbatch.image_vectors import NPY_MAGIC
 
 MAX_PIXELS = 64_000_000
 """Largest width x height that is decoded: 256 MB as RGBA. A PNG of 231 KB can hold ten times as much."""
@@ -43,8 +44,9 @@ class ImageError(Exception):
     def __init__(self, reason: str, message: str):
         super().__init__(message)
         self.reason = reason
-        """Reason code: `image_empty`, `image_unknown_format`, `image_too_large`, `image_truncated`, or, where the
-        image had to be fetched, `image_missing`, `image_unreadable`, `image_forbidden`, `image_http_status`,
+        """Reason code: `image_empty`, `image_unknown_format`, `image_is_vector`, `image_too_large`, `image_truncated`,
+        or, where a vector came in its place, `image_vector_width`, `image_vector_not_finite`, or, where the image had
+        to be fetched, `image_missing`, `image_unreadable`, `image_forbidden`, `image_http_status`,
         `image_timeout`, and, where it was fetched again, `image_changed`."""
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
@@ -83,6 +85,8 @@ def _open(blob: bytes) -> ImageFile.ImageFile:
     if not blob:
         raise ImageError("image_empty", "the image has zero bytes")
     name = image_format(blob)
+    if blob.startswith(NPY_MAGIC):
+        raise ImageError("image_is_vector", f"a vector (.npy), not a photo; expected {', '.join(_PLUGINS)}")
     if name is None:
         raise ImageError("image_unknown_format", f"starts with {blob[:8]!r}; expected {', '.join(_PLUGINS)}")
     if name in _SIZES:

@@ -152,6 +152,16 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def file_digest(uri: str) -> str:
+    """SHA-256 of a file's bytes, local or remote; `InputError` when it cannot be read."""
+    filesystem, path = filesystem_of(uri)
+    try:
+        with filesystem.open(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{uri}: cannot be read: {error.strerror or error}") from error
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 INTERVAL_S = 5.0
@@ -20,8 +21,13 @@ class Progress:
     total: int
     unit: str
     done: int = 0
+    tell: Callable[[str], None] = say
+    """Where lines go."""
     started: float = field(default_factory=time.monotonic)
     said: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.before = self.done
 
     def advance(self, amount: int) -> None:
         """Add to what is done."""
@@ -29,11 +35,11 @@ class Progress:
         now = time.monotonic()
         if now - self.said >= INTERVAL_S or self.done >= self.total:
             self.said = now
-            say(self.line(now - self.started))
+            self.tell(self.line(now - self.started))
 
     def line(self, seconds: float) -> str:
         """`extract  1,200 / 3,000 products  40 %  512/s  4 s left`."""
-        rate = self.done / max(seconds, 1e-9)
+        rate = (self.done - self.before) / max(seconds, 1e-9)
         left = (self.total - self.done) / rate if rate else float("inf")
         share = self.done / self.total if self.total else 1.0
         ending = f"{left:,.0f} s left" if self.done < self.total else f"{seconds:,.1f} s"

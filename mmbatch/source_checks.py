@@ -10,28 +10,33 @@ from mmbatch import schema
 from mmbatch.source_images import ImageReader, Loaded, load_images, split_images
 from mmbatch.source_text import Labels, Text, check_labels, check_text
 from mmbatch.source_types import Checked, Columns, RawBatch, Reject, rejects_table
+from mmbatch.source_vectors import load_vectors
 
 
 class _Cleaned(NamedTuple):
     """The rows of a raw batch that have an id and readable text: `[K]` of `[N]`."""
 
     rows: pa.RecordBatch
-    """`schema.SOURCE` without its images, and the columns `inline` (binary) and `reference` (string) of each image."""
+    """`schema.SOURCE` without its images, and of each image `inline` (binary, or a vector) and `reference` (string)."""
     bad_labels: dict[int, str]
     """Row -> what is wrong with its label."""
     rejects: list[Reject]
     """The other rows of the raw batch."""
 
 
-def check_rows(raw: RawBatch, columns: Columns, *, reader: ImageReader) -> Iterator[Checked]:
-    """Check a batch, whose images `reader` fetches.
+def check_rows(
+    raw: RawBatch, columns: Columns, *, reader: ImageReader, vector_width: int | None = None
+) -> Iterator[Checked]:
+    """Check a batch, whose images `reader` fetches; `vector_width` is `Unit.vector_width`.
 
     A row without an id, with text that is not UTF-8, or without any of title, description and usable image is
     rejected whole. A bad image or label is rejected alone: the row is kept without it.
     """
     cleaned = _clean(raw, columns)
     rejects, start = raw.rejects + cleaned.rejects, 0
-    for loaded in load_images(cleaned.rows["inline"], cleaned.rows["reference"].to_pylist(), reader=reader):
+    inline, references = cleaned.rows["inline"], cleaned.rows["reference"].to_pylist()
+    vectors = columns.image_vector is not None
+    for loaded in [load_vectors(inline, vector_width)] if vectors else load_images(inline, references, reader=reader):
         stop = start + len(loaded.images)
         bad_labels = {row - start: what for row, what in cleaned.bad_labels.items() if start <= row < stop}
         rows, unusable = _finish(cleaned.rows.slice(start, stop - start), loaded, bad_labels)
@@ -90,6 +95,8 @@ def _labels(raw: RawBatch, columns: Columns) -> Labels:
 
 
 def _image(raw: RawBatch, columns: Columns) -> tuple[pa.Array, Text]:
+    if columns.image_vector is not None:
+        return _column(raw, columns.image_vector), _no_text(raw)
     if columns.image is None:
         return pa.nulls(raw.table.num_rows, pa.binary()), _no_text(raw)
     return split_images(_column(raw, columns.image))

@@ -27,6 +27,7 @@ BLOCK_BYTES = 4 << 20
 SEPARATORS = ",;\t|"
 """What may stand between columns, most usual first."""
 
+_VECTORS = "Parquet (a list of floats) or JSON Lines (an array of numbers)"
 _HEAD_BYTES = 1 << 20
 _END = "mmbatch: end of file 6f1d0c1e"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -34,6 +35,8 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 def read_header(uri: str, columns: Columns) -> Header:
     """Columns of a CSV or TSV file; any value may be text."""
+    if columns.image_vector is not None:
+        raise InputError(f"{uri}: a CSV file cannot hold image vectors ({columns.image_vector!r}); expected {_VECTORS}")
     names, separator, has_rows = _read_head(uri, columns)
     for name in columns.names():
         if names.count(name) > 1:

@@ -3,11 +3,12 @@
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import IO, Any, cast
 
+import numpy as np
 import pyarrow as pa
 
 from mmbatch.errors import InputError
@@ -18,6 +19,7 @@ from mmbatch.source_types import Columns, Header, RawBatch, Reject
 MAX_LINE_BYTES = 16 << 20
 """A longer line is rejected without being held in memory."""
 
+_VECTOR = pa.list_(pa.float64())
 _BUFFER_BYTES = 1 << 20
 _HEAD_LINES = 1000
 
@@ -56,20 +58,20 @@ def read_batches(uri: str, columns: Columns, *, batch_rows: int) -> Iterator[Raw
 
 def _batch(lines: list[tuple[int, bytes]], columns: Columns) -> RawBatch:
     names = columns.names()
-    values: list[list[bytes | None]] = []
+    values: list[list[bytes | np.ndarray | None]] = []
     positions, rejects = [], []
     for position, line in lines:
         try:
             row = _parse(line)
-            values.append([_text(row.get(name), name, columns) for name in names])
+            values.append([_value(row.get(name), name, columns) for name in names])
             positions.append(position)
         except _BadLineError as error:
             rejects.append(Reject(position, None, None, error.reason, str(error)))
-    arrays = [pa.array(column, pa.binary()).cast(options=UNCHECKED) for column in zip(*values, strict=True)]
-    table = (
-        pa.table(arrays, names=names) if arrays else pa.schema([(name, pa.string()) for name in names]).empty_table()
-    )
-    return RawBatch(table, pa.array(positions, pa.int64()), rejects)
+    stored = zip(*values, strict=True) if values else ([] for _ in names)
+    arrays = [
+        _array(column, is_vector=name == columns.image_vector) for name, column in zip(names, stored, strict=True)
+    ]
+    return RawBatch(pa.table(arrays, names=names), pa.array(positions, pa.int64()), rejects)
 
 
 @contextmanager
@@ -103,6 +105,28 @@ def _parse(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise _BadLineError("malformed_row", f"a JSON {type(row).__name__}, expected an object: {line[:80]!r}")
     return row
+
+
+def _array(values: Sequence[Any], *, is_vector: bool) -> pa.Array:
+    return pa.array(values, _VECTOR) if is_vector else pa.array(values, pa.binary()).cast(options=UNCHECKED)
+
+
+def _value(value: Any, name: str, columns: Columns) -> bytes | np.ndarray | None:
+    """A value as its column holds it: text, or the numbers of an image vector."""
+    return _vector(value, name) if name == columns.image_vector else _text(value, name, columns)
+
+
+def _vector(value: Any, name: str) -> np.ndarray | None:
+    """A list of numbers as float64, NaN where one is null."""
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise _BadLineError("malformed_row", f"column {name!r} holds a JSON {type(value).__name__}, expected a list")
+    try:
+        numbers: np.ndarray = pa.array(value, pa.float64()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise _BadLineError("malformed_row", f"column {name!r} holds a list of other than numbers: {error}") from error
+    return numbers
 
 
 def _text(value: Any, name: str, columns: Columns) -> bytes | None:

@@ -10,6 +10,7 @@ from mmbatch.errors import InputError
 from mmbatch.source_files import open_source
 from mmbatch.source_text import is_list
 from mmbatch.source_types import Columns, Header, RawBatch
+from mmbatch.source_vectors import is_vector
 
 BATCH_BYTES = 64 << 20
 """Uncompressed bytes aimed at in one batch: with images in the file, a thousand rows can be gigabytes."""
@@ -61,12 +62,17 @@ def _rows_that_fit(group: pq.RowGroupMetaData, columns: Columns) -> int:
 def _check_type(uri: str, name: str, found: pa.DataType, columns: Columns) -> None:
     kind = found.value_type if types.is_dictionary(found) else found
     allowed = _is_text(kind)
-    if name == columns.image:
+    if name == columns.image_vector:
+        allowed = is_vector(found)
+    elif name == columns.image:
         allowed = allowed or _is_image(kind)
     elif columns.label == (name,):
         allowed = allowed or (is_list(kind) and _is_text(kind.value_type))
     if not allowed:
-        role = "image bytes, {bytes, path}, paths or lists of paths" if name == columns.image else "text or numbers"
+        role = {
+            columns.image: "image bytes, {bytes, path}, paths or lists of paths",
+            columns.image_vector: "lists of float16, float32 or float64",
+        }.get(name, "text or numbers")
         raise InputError(f"{uri}: column {name!r} is of type {found}; expected {role}")
 
 

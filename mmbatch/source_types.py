@@ -31,6 +31,9 @@ class Columns:
     image: str | None = None
     """Image: bytes or `{bytes, path}` (Parquet), a path or URI (a relative one starts at the file's folder), or a list
     of these, of which the first is used."""
+    image_vector: str | None = None
+    """Instead of `image`, a vector that was computed from it elsewhere: a list of float16, float32 or float64 (Parquet)
+    or of numbers (JSON Lines), as many in every row of the source."""
     label: tuple[str, ...] = ()
     """Category path: one column with a list, a name or, given `label_separator`, a joined path; or one column per
     level, root first."""
@@ -39,7 +42,7 @@ class Columns:
 
     def names(self) -> list[str]:
         """Every named column, once."""
-        named = (self.id, self.title, self.description, self.image, *self.label)
+        named = (self.id, self.title, self.description, self.image, self.image_vector, *self.label)
         return list(dict.fromkeys(name for name in named if name is not None))
 
 
@@ -55,6 +58,8 @@ class Unit:
     """Place among all units of the source, from 0: earlier rows have the lower index."""
     rows: int | None = None
     """Rows in this unit; None: not known before it is read."""
+    vector_width: int | None = None
+    """Numbers in each image vector of the source; None: it has none."""
 
 
 class Reject(NamedTuple):
@@ -80,7 +85,7 @@ class RawBatch(NamedTuple):
     """Rows as a file stores them, before any check."""
 
     table: pa.Table
-    """The named columns. Text of any type; its UTF-8 is not checked."""
+    """The named columns. Text of any type; its UTF-8 is not checked. Image vectors as lists of floats."""
     positions: pa.Array
     """Row number of each row in its file, int64 `[N]`."""
     rejects: list[Reject]

@@ -5,6 +5,7 @@ of them, in any process, and tells for every row that it cannot use why.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from itertools import takewhile
@@ -19,6 +20,7 @@ from mmbatch.source_checks import check_rows
 from mmbatch.source_files import SUFFIXES, each_file, fingerprint_files, list_files, suffix_of
 from mmbatch.source_images import ImageReader
 from mmbatch.source_types import REJECTS, Checked, Columns, Header, RawBatch, Unit
+from mmbatch.source_vectors import first_width, fixed_width
 from mmbatch.storage import filesystem_of, is_local
 
 __all__ = [
@@ -34,10 +36,14 @@ __all__ = [
 ]
 
 
+_HEAD_ROWS = 100  # read at a time, to find the first image vector
+
+
 def plan_units(files: Sequence[str], columns: Columns) -> list[Unit]:
     """The parts to read: each row group of a Parquet file, each text file; parts without rows are left out.
 
-    Only headers are read. Raises `InputError` for columns that cannot make a catalog, a file that cannot be read or
+    Only headers are read, and where the files' types do not say how wide image vectors are, the rows up to the first
+    usable one. Raises `InputError` for columns that cannot make a catalog, a file that cannot be read or
     lacks a named column, and when no file has a row.
     """
     _check_columns(columns)
@@ -50,7 +56,11 @@ def plan_units(files: Sequence[str], columns: Columns) -> list[Unit]:
             parts.append((file, None, None))
     if not parts:
         raise InputError(f"{', '.join(files[:3])}: no rows in {len(files)} file(s), only headers")
-    return [Unit(file, group, index, rows) for index, (file, group, rows) in enumerate(parts)]
+    units = [Unit(file, group, index, rows) for index, (file, group, rows) in enumerate(parts)]
+    if columns.image_vector is None:
+        return units
+    width = _fixed_width(files, headers, columns.image_vector) or _first_width(units, columns)
+    return [replace(unit, vector_width=width) for unit in units]
 
 
 def source_folder(source: str, files: Sequence[str]) -> str:
@@ -91,7 +101,7 @@ def read_unit(
                     raw.positions.slice(start, batch_rows),
                     raw.rejects if start == 0 else [],
                 )
-                yield from check_rows(part, columns, reader=reader)
+                yield from check_rows(part, columns, reader=reader, vector_width=unit.vector_width)
 
 
 def _only(raw: RawBatch, positions: pa.Array) -> RawBatch:
@@ -111,13 +121,36 @@ def _read_raw(unit: Unit, columns: Columns, batch_rows: int) -> Iterator[RawBatc
 
 
 def _check_columns(columns: Columns) -> None:
-    if columns.title is None and columns.description is None and columns.image is None:
-        raise InputError("columns: none of title, description and image is named; expected at least one")
+    image, vector = columns.image, columns.image_vector
+    if columns.title is None and columns.description is None and image is None and vector is None:
+        raise InputError("columns: none of title, description, image and image_vector is named; expected at least one")
+    if image is not None and vector is not None:
+        raise InputError(f"columns: image {image!r} and image_vector {vector!r} are both named; expected one of them")
+    if vector is not None and vector in (columns.id, columns.title, columns.description, *columns.label):
+        raise InputError(f"columns: image_vector {vector!r} has another role too; expected a column of its own")
     if columns.label_separator is not None and (not columns.label_separator or len(columns.label) != 1):
         raise InputError(
             f"columns: label_separator {columns.label_separator!r} with label columns {columns.label}; expected a"
             " separator that is not empty and exactly one label column"
         )
+
+
+def _fixed_width(files: Sequence[str], headers: Sequence[Header], name: str) -> int | None:
+    """Numbers in each image vector, where the type of a file's column says it; `InputError` when files disagree."""
+    found = {file: fixed_width(header.columns.get(name)) for file, header in zip(files, headers, strict=True)}
+    widths = {width: file for file, width in found.items() if width is not None}
+    if len(widths) > 1:
+        listed = ", ".join(f"{width:,} in {file}" for width, file in sorted(widths.items()))
+        raise InputError(f"column {name!r} holds vectors of different widths: {listed}; expected the same everywhere")
+    return next(iter(widths), None)
+
+
+def _first_width(units: Sequence[Unit], columns: Columns) -> int | None:
+    """Numbers in the first usable image vector of these parts; None: there is none."""
+    only = Columns(id=columns.id, image_vector=columns.image_vector)
+    batches = (batch for unit in units for batch in _read_raw(unit, only, _HEAD_ROWS))
+    found = (first_width(part) for batch in batches for part in batch.table[columns.image_vector].chunks)
+    return next((width for width in found if width is not None), None)
 
 
 def _read_header(file: str, *, columns: Columns) -> Header:

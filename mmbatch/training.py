@@ -1,6 +1,7 @@
 """How an encoder is fine-tuned, as plain data: what a preset sets and the training loop reads."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,22 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2022) on the linear layers of a text backbone."""
+
+    rank: int = 8
+    """Inner width of an adapter."""
+    alpha: float = 16.0
+    """An adapter's output counts `alpha / rank` times."""
+    dropout: float = 0.0
+    """Dropped share of an adapter's input."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that get one, as `query` and `value`; none named, all of the backbone's get one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
-    """How an encoder is fine-tuned. AdamW, linear decay after warm-up, gradient norm clipped at 1."""
+    """How an encoder is fine-tuned. What is off by default is used only where a preset or a flag asks for it."""
 
     epochs: int
     """Passes over the train rows; the epoch with the best macro-F1 on the fusion rows is kept."""
@@ -32,15 +47,41 @@ class Training:
     """Peak rate of the encoder's own weights."""
     classifier_learning_rate: float
     """Peak rate of the new classification layer."""
+    optimizer: Literal["adamw", "adam", "radam"] = "adamw"
+    """AdamW (Loshchilov & Hutter 2019), Adam (Kingma & Ba 2015) or RAdam (Liu et al. 2020)."""
     weight_decay: float = 0.01
-    """AdamW's decoupled decay."""
+    """Decoupled decay in AdamW; in Adam and RAdam added to the gradient, as torch does. Not on biases and norms."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate goes from its peak to zero after the warm-up; `constant` stays at the peak."""
     warmup_share: float = 0.1
     """Share of all steps in which the rate rises from zero."""
+    clip: float = 1.0
+    """Largest norm of the gradient of all weights together; 0 clips nothing."""
+    layer_decay: float = 1.0
+    """Factor of the rate from one layer to the one below it (Clark et al. 2020, ELECTRA); 1 trains all alike."""
     label_smoothing: float = 0.0
     """Probability mass spread over the other classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: a product counts in the loss by the inverse of its class's share (King & Zeng 2001)."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """`balanced`: products are drawn with replacement so that classes are seen equally often."""
+    activation: Literal["none", "tanh", "relu"] = "none"
+    """Between the embedding and the classification layer."""
     dropout: float = 0.1
     """Dropped share of the embedding before the classification layer."""
+    augmentation: Augmentation | None = None
+    """Random views of photos; None shows each as it is."""
+    mixup: float = 0.0
+    """Alpha of the beta distribution that mixes pairs of photos (Zhang et al. 2018); 0 mixes none."""
+    cutmix: float = 0.0
+    """The same for patches of photos (Yun et al. 2019); with both, each batch takes one or the other."""
     frozen: tuple[str, ...] = ()
     """Prefixes of the encoder's parameter names that keep their pretrained values: its lower layers, as a rule."""
     frozen_batch_norm: bool = False
     """Keep the pretrained statistics of every batch normalisation: batches of few products estimate them badly."""
+    lora: Lora | None = None
+    """Train low-rank adapters on a frozen text backbone instead of its weights."""
+    patience: int | None = None
+    """Epochs without a better macro-F1 on the fusion rows after which training stops; None runs them all."""
+    compile: bool = False
+    """Compile the network with `torch.compile`: about a minute at the start, worth it on a GPU and long runs."""

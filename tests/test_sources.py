@@ -210,7 +210,7 @@ def test_no_rows_anywhere(tmp_path):
 
 
 def test_columns_that_make_no_catalog():
-    with pytest.raises(InputError, match="none of title, description and image is named"):
+    with pytest.raises(InputError, match="none of title, description, image and image_vector is named"):
         plan_units([], Columns(id="id"))
     for separator, label in ((" > ", ("a", "b")), (" > ", ()), ("", ("a",))):
         with pytest.raises(InputError, match="label_separator"):

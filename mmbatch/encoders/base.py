@@ -11,6 +11,7 @@ tokens or n-grams of all rows together, S pixels of a side.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -120,6 +121,13 @@ class Encoder(torch.nn.Module, ABC):
     @abstractmethod
     def restore(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """The encoder that `config` describes, its weights still random; `folder` holds the other saved files."""
+
+
+def without_weights(encoder: Encoder) -> Encoder:
+    """A copy that prepares and collates, but has no network: small enough to send to every process."""
+    light = copy(encoder)
+    light.__dict__ |= {"_modules": {}, "_parameters": {}, "_buffers": {}}
+    return light
 
 
 def collate_all(encoder: Encoder, inputs: Inputs) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmbatch.encoders.base import Encoder
 from mmbatch.encoders.pretrained import find_weights
+from mmbatch.encoders.word_vectors import find_vectors
 from mmbatch.errors import InputError
 
 
@@ -35,18 +36,43 @@ def _ngram(**arguments: Any) -> Encoder:
     return NgramText.from_scratch(**arguments)
 
 
-PRETRAINED: Mapping[str, Callable[..., Encoder]] = {"timm": _timm, "transformers": _transformers}
+def _precomputed(**arguments: Any) -> Encoder:
+    from mmbatch.encoders.precomputed import PrecomputedImage
+
+    return PrecomputedImage.from_scratch(**arguments)
+
+
+def _recurrent(**arguments: Any) -> Encoder:
+    from mmbatch.encoders.recurrent import RecurrentText
+
+    return RecurrentText.from_words(**arguments)
+
+
+PRETRAINED: Mapping[str, Callable[..., Encoder]] = {
+    "recurrent": _recurrent,
+    "timm": _timm,
+    "transformers": _transformers,
+}
 """Kinds that take `weights`, a folder that is looked into before the hub."""
 
-FROM_SCRATCH: Mapping[str, Callable[..., Encoder]] = {"ngram": _ngram, "timm-from-scratch": _timm_from_scratch}
-"""Kinds whose weights are drawn from a `seed`."""
+FROM_SCRATCH: Mapping[str, Callable[..., Encoder]] = {
+    "ngram": _ngram,
+    "precomputed": _precomputed,
+    "recurrent": _recurrent,
+    "timm-from-scratch": _timm_from_scratch,
+    "transformers": _transformers,
+}
+"""Kinds that draw weights from a `seed`: all of them, or those of layers that they add to pretrained ones."""
 
 BUILDERS = {**PRETRAINED, **FROM_SCRATCH}
 
 
 def require_weights(kind: str, arguments: Mapping[str, Any], weights: str | None) -> None:
     """Raise `InputError` where the named folder lacks the weights of a pretrained kind, before any worker starts."""
-    if kind in PRETRAINED:
+    if kind == "recurrent":
+        if arguments["vectors"]:
+            find_vectors(str(arguments["vectors"]), weights)
+    elif kind in PRETRAINED:
         model = str(arguments["model"])
         find_weights(f"timm/{model}" if kind == "timm" else model, weights)
 
@@ -55,5 +81,6 @@ def build_encoder(kind: str, *, weights: str | None, seed: int, **arguments: Any
     """A new encoder of a kind, in training mode; `InputError` where the kind or its weights do not exist."""
     if kind not in BUILDERS:
         raise InputError(f"encoder kind {kind!r}: there is none of that name, only {', '.join(sorted(BUILDERS))}")
-    origin = {"seed": seed} if kind in FROM_SCRATCH else {"weights": weights}
-    return BUILDERS[kind](**arguments, **origin).train()
+    pretrained = {"weights": weights} if kind in PRETRAINED else {}
+    drawn = {"seed": seed} if kind in FROM_SCRATCH else {}
+    return BUILDERS[kind](**arguments, **pretrained, **drawn).train()

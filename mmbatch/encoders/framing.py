@@ -4,12 +4,12 @@ from typing import Literal
 
 from PIL import Image, ImageOps
 
-from mmbatch.encoders.augment import WHITE
-
 Framing = Literal["pad", "crop"]
 """`pad`: the whole photo, centred on the white that shops photograph on. `crop`: its middle."""
 
 FRAMINGS: tuple[Framing, ...] = ("pad", "crop")
+
+WHITE = (255, 255, 255)
 
 
 def frame(
@@ -17,12 +17,19 @@ def frame(
 ) -> Image.Image:
     """The photo as a square of `size` pixels a side.
 
-    `crop` scales the shorter side to `size / crop_pct` and keeps the middle, which is how timm evaluates its models;
+    `crop` scales the shorter side to `size / crop_pct` and keeps the middle, which is how timm evaluates its models
+    (`crop_mode` "center"; the few that it evaluates on photos squashed into a square are cropped here all the same);
     an odd pixel is left over on the right and at the bottom, where timm's rounding leaves it on either side.
     """
     if framing == "pad":
         return ImageOps.pad(photo, (size, size), resample, color=WHITE)
     return _middle(photo, size=size, shorter=shorter_side(size, crop_pct), resample=resample)
+
+
+def whole(photo: Image.Image, *, size: int, resample: Image.Resampling) -> Image.Image:
+    """The whole photo on a white square, for views of `size` pixels a side: of its own size, at most twice theirs."""
+    side = min(max(photo.size), 2 * size)
+    return ImageOps.pad(photo, (side, side), resample, color=WHITE)
 
 
 def shorter_side(size: int, crop_pct: float) -> int:

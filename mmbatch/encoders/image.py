@@ -1,24 +1,28 @@
 """timm networks over a product's photo."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast, final
 
 import numpy as np
 import pyarrow as pa
-import timm
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from timm.data.config import resolve_data_config
 from torch import Tensor
 from typing_extensions import override
 
 from mmbatch import schema
-from mmbatch.encoders.augment import augment
+from mmbatch.encoders.augment import drawn_from, random_view
 from mmbatch.encoders.base import VECTOR_DTYPE, Budget, Budgets, Encoder, Inputs, Prepared, TraceInput, write_encoder
-from mmbatch.encoders.framing import FRAMINGS, Framing, frame, shorter_side
-from mmbatch.encoders.pretrained import find_weights, unreachable
+from mmbatch.encoders.framing import FRAMINGS, Framing, frame, shorter_side, whole
+from mmbatch.encoders.timm_network import (
+    channels_last,
+    new_network,
+    pretrained_network,
+    require_known,
+    require_size,
+)
 from mmbatch.errors import InputError
 from mmbatch.images import ImageError, open_rgb
 from mmbatch.training import Augmentation
@@ -34,7 +38,10 @@ NO_IMAGE = "no_image"
 class TimmImage(Encoder):
     """A timm network's pooled features of the photo as a square (`Framing`).
 
-    Mean, standard deviation, interpolation and the share that a crop keeps are the model's own, as it was trained.
+    Mean, standard deviation, interpolation and the share that a crop keeps are the model's own, as it was trained: what
+    timm says of it, and never ImageNet's by default. Any classification network of timm's serves; of the networks that
+    systems for product categories are built on, `legacy_seresnext50_32x4d` holds Cadene's weights, and
+    `mobilenetv1_100` is the first MobileNet.
     """
 
     kind: ClassVar[str] = "timm_image"
@@ -65,7 +72,7 @@ class TimmImage(Encoder):
         super().__init__()
         if framing not in FRAMINGS:
             raise InputError(f"{model}: framing is {framing!r}, expected {' or '.join(FRAMINGS)}")
-        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.backbone = channels_last(backbone)
         self.width = cast("int", backbone.head_hidden_size)
         self.size = size
         self._model, self._interpolation = model, interpolation
@@ -90,14 +97,8 @@ class TimmImage(Encoder):
         `size` defaults to the side that the model was trained at.
         """
         name = model.removeprefix("timm/")
-        _check_known(name)
-        folder = find_weights(f"timm/{name}", weights)
-        file = folder / "model.safetensors" if folder else None
-        source: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
-        try:
-            backbone = _create(name, size, pretrained=True, **source)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise _unusable(file, error) if file else unreachable(model, error) from error
+        _check(name, size)
+        backbone = pretrained_network(name, size, weights)
         return cls._of(name, backbone, size, framing=framing, reduced_decode=reduced_decode)
 
     @classmethod
@@ -105,10 +106,9 @@ class TimmImage(Encoder):
         cls, model: str, *, size: int | None = None, framing: Framing = "pad", reduced_decode: bool = True, seed: int
     ) -> Self:
         """timm's `model` with random weights drawn from `seed`; the global random state stays as it is."""
-        _check_known(model)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            backbone = _create(model, size, pretrained=False)
+        _check(model, size)
+        with drawn_from(seed):
+            backbone = new_network(model, size, pretrained=False)
         return cls._of(model, backbone, size, framing=framing, reduced_decode=reduced_decode)
 
     @classmethod
@@ -117,7 +117,7 @@ class TimmImage(Encoder):
         return cls(
             model=model,
             backbone=backbone,
-            size=size or data["input_size"][-1],
+            size=data["input_size"][-1] if size is None else size,
             mean=data["mean"],
             std=data["std"],
             interpolation=data["interpolation"],
@@ -128,14 +128,20 @@ class TimmImage(Encoder):
     @classmethod
     @override
     def restore(cls, config: Mapping[str, Any], folder: Path) -> Self:
-        _check_known(config["model"])
-        backbone = _create(config["model"], config["size"], pretrained=False)
+        require_known(config["model"])
+        backbone = new_network(config["model"], config["size"], pretrained=False)
         return cls(backbone=backbone, **{name: config[name] for name in _SETTINGS})
 
     @override
     def prepare(self, batch: pa.Table, *, augmentation: Augmentation | None = None, seed: int = 0) -> Prepared:
-        """`pixels` uint8 `[G, S, S, 3]`, RGB; with `augmentation` each is a random view of the photo."""
-        rng = np.random.default_rng(seed) if augmentation else None
+        """`pixels` uint8 `[G, S, S, 3]`, RGB; with `augmentation` each is a random view (`random_view`)."""
+        if augmentation is None:
+            return self._prepare(batch, self._square)
+        view = random_view(augmentation, side=self._side, size=self.size, interpolation=self._interpolation)
+        with drawn_from(seed):
+            return self._prepare(batch, lambda photo: view(self._unresized(photo)))
+
+    def _prepare(self, batch: pa.Table, to_square: Callable[[Image.Image], Image.Image]) -> Prepared:
         good: list[int] = []
         pixels: list[np.ndarray] = []
         failures: list[tuple[int, str, str]] = []
@@ -144,19 +150,25 @@ class TimmImage(Encoder):
                 failures.append((row, NO_IMAGE, "the product has no image"))
                 continue
             try:
-                pixels.append(self._pixels(blob, rng))
+                photo = open_rgb(blob, target=self._side if self._reduced_decode else None)
+                pixels.append(np.asarray(to_square(photo)))
                 good.append(row)
             except ImageError as error:
                 failures.append((row, error.reason, str(error)))
         inputs = {"pixels": np.stack(pixels)} if pixels else {}
         return Prepared(inputs, np.array(good, np.int64), failures)
 
-    def _pixels(self, blob: bytes, rng: np.random.Generator | None) -> np.ndarray:
-        """One image file as uint8 `[S, S, 3]`."""
-        side = self.size if self._framing == "pad" else shorter_side(self.size, self._crop_pct)
-        photo = open_rgb(blob, target=side if self._reduced_decode else None)
-        square = frame(photo, size=self.size, framing=self._framing, crop_pct=self._crop_pct, resample=self._resample)
-        return np.asarray(square if rng is None else augment(square, rng, resample=self._resample))
+    @property
+    def _side(self) -> int:
+        """Pixels of a side of the photo, or of a view of it, before its middle is cut out."""
+        return self.size if self._framing == "pad" else shorter_side(self.size, self._crop_pct)
+
+    def _square(self, photo: Image.Image) -> Image.Image:
+        return frame(photo, size=self.size, framing=self._framing, crop_pct=self._crop_pct, resample=self._resample)
+
+    def _unresized(self, photo: Image.Image) -> Image.Image:
+        """What a view is taken of."""
+        return whole(photo, size=self.size, resample=self._resample) if self._framing == "pad" else photo
 
     @override
     def lengths(self, batch: pa.Table) -> np.ndarray:
@@ -180,7 +192,10 @@ class TimmImage(Encoder):
 
     @override
     def forward(self, *, pixels: Tensor) -> Tensor:
-        """Vectors float32 `[B, width]` of uint8 pixels `[B, S, S, 3]`, which are channels-last as they lie."""
+        """Vectors float32 `[B, width]` of pixels `[B, S, S, 3]`, which are channels-last as they lie.
+
+        Pixels are uint8, or float32 in the same range, 0..255, when photos are mixed.
+        """
         pixels_BCHW = pixels.permute(0, 3, 1, 2)
         vectors: Tensor = self.backbone((pixels_BCHW - self.mean) / self.std)
         return vectors.float()
@@ -208,20 +223,6 @@ class TimmImage(Encoder):
 _SETTINGS = ("model", "size", "mean", "std", "interpolation", "crop_pct", "framing", "reduced_decode")
 
 
-def _check_known(model: str) -> None:
-    if not timm.is_model(model):
-        raise InputError(f"{model}: no image model of that name in timm {timm.__version__}")
-
-
-def _create(model: str, size: int | None, **how: Any) -> torch.nn.Module:
-    """timm's model without its classifier, which is dropped after loading so that loading can be strict."""
-    defaults = timm.get_pretrained_cfg(model)
-    if size and defaults and defaults.fixed_input_size:
-        how["img_size"] = size
-    backbone: Any = timm.create_model(model, **how)
-    backbone.reset_classifier(0)
-    return cast("torch.nn.Module", backbone)
-
-
-def _unusable(file: Path, error: Exception) -> InputError:
-    return InputError(f"{file}: cannot be loaded: {' '.join(str(error).split())}")
+def _check(model: str, size: int | None) -> None:
+    require_known(model)
+    require_size(model, size)

@@ -18,6 +18,18 @@ def _ngram() -> type[Encoder]:
     return NgramText
 
 
+def _precomputed() -> type[Encoder]:
+    from mmbatch.encoders.precomputed import PrecomputedImage
+
+    return PrecomputedImage
+
+
+def _recurrent() -> type[Encoder]:
+    from mmbatch.encoders.recurrent import RecurrentText
+
+    return RecurrentText
+
+
 def _timm() -> type[Encoder]:
     from mmbatch.encoders.image import TimmImage
 
@@ -32,6 +44,8 @@ def _transformers() -> type[Encoder]:
 
 KINDS: Mapping[str, Callable[[], type[Encoder]]] = {
     "ngram_text": _ngram,
+    "precomputed_image": _precomputed,
+    "recurrent_text": _recurrent,
     "timm_image": _timm,
     "transformers_text": _transformers,
 }

@@ -1,177 +1,373 @@
 """What each Ray Train worker runs: one loop for every encoder."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import ray
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
 from ray.train import Checkpoint
-from safetensors.torch import load_file, save_file
+from ray.train.collective import broadcast_from_rank_zero
+from ray.util.queue import Queue
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from mmbatch.encoders import Encoder, build_encoder, load_encoder
+from mmbatch.catalog import Catalog
+from mmbatch.encoders import Encoder, build_encoder, without_weights
+from mmbatch.encoders.foreign import load_foreign
+from mmbatch.encoders.mixing import Mixing
 from mmbatch.errors import InputError
+from mmbatch.failpoints import reach
 from mmbatch.metrics import f1_scores
-from mmbatch.pipelines.training_rows import TrainingRows
+from mmbatch.pipelines.classifier import Classifier
+from mmbatch.pipelines.optimisation import optimizer_of, schedule_of
+from mmbatch.pipelines.training_plan import SplitRows, TrainingPlan
+from mmbatch.pipelines.training_rows import PARTS, Batch, Part, Shard, measure_lengths
+from mmbatch.pipelines.training_state import Progress, Trained, seed_step
+from mmbatch.progress import Progress as Meter
+from mmbatch.training import Training
 
-CLASSIFIER = "classifier.safetensors"
-"""The classification layer that the encoder is trained under; scores come from a probe on stored features."""
+if TYPE_CHECKING:
+    from mmbatch.encoders.text import TransformersText
 
-TRAINING_STATE = "training_state.pt"
-"""Optimiser, schedule and epoch. Both files serve a worker that is restarted and are no part of the model."""
+UNFINISHED = -1.0
+"""Score of a checkpoint within an epoch: it is there to go on from, and never the best."""
+
+EARLIER = 1e-9
+"""Taken off the score for each epoch: of equal ones the earliest is the best."""
 
 
-class Classifier(nn.Module):
-    """An encoder under its own classification layer: inputs -> logits `[B, C]`."""
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is trained, on what, and how: the same for every worker."""
 
-    def __init__(self, encoder: Encoder, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.frozen_batch_norm = False
-        self.encoder = encoder
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(encoder.width, classes)
-
-    def freeze(self, *, prefixes: Sequence[str], batch_norm: bool) -> None:
-        """Stop training the encoder's parameters with these name prefixes, and its batch statistics.
-
-        `InputError` when a prefix names no parameter.
-        """
-        self.frozen_batch_norm = batch_norm
-        for prefix in prefixes:
-            named = [p for name, p in self.encoder.named_parameters() if f"{name}.".startswith(f"{prefix}.")]
-            if not named:
-                raise InputError(f"frozen {prefix!r}: the encoder has no parameter of that prefix")
-            for parameter in named:
-                parameter.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode, but for frozen batch normalisation."""
-        super().train(mode)
-        for module in self.encoder.modules():
-            if self.frozen_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return self
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits, float32 `[B, C]`."""
-        logits: Tensor = self.classifier(self.dropout(self.encoder(**inputs)))
-        return logits
+    catalog: Catalog
+    """Pinned."""
+    seed: int
+    name: str
+    kind: str
+    arguments: Mapping[str, Any]
+    weights: str | None
+    start_from: str | None
+    """File of weights (`load_foreign`) that replace the pretrained ones."""
+    training: Training
+    recipe: str
+    """Digest of all of the above and of the rows."""
+    rows: Mapping[Part, Any]
+    """References to `SplitRows`."""
+    classes: int
+    micro_batch: int
+    """Rows that go through the network at once, at most."""
+    checkpoint_steps: int
+    """Steps between two checkpoints within an epoch."""
+    lines: Queue
+    """Lines for the person who waits."""
+    refusals: Queue
+    """Why training cannot go on, whoever tries: a worker that is started again gives up at once."""
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Fine-tune one encoder and report every epoch's scores with a checkpoint.
-
-    `config` holds `workspace`, `name`, `modality`, `kind`, `arguments`, `training`, `weights`, `categories`, `threads`
-    and `lines`, the queue of progress lines.
-    """
-    training, context = config["training"], ray.train.get_context()
+    """Fine-tune one encoder and report every epoch's scores with a checkpoint; `config` holds `task` and `threads`."""
+    task: Task = config["task"]
+    if not task.refusals.empty():
+        raise InputError("given up before")  # the first worker's reason is the one that is told
     torch.set_num_threads(config["threads"])
-    seed = config["workspace"].settings.seed
-    torch.manual_seed(seed)
-    encoder = build_encoder(config["kind"], weights=config["weights"], seed=seed, **config["arguments"])
-    module = Classifier(encoder, len(config["categories"]), training["dropout"])
-    module.freeze(prefixes=training["frozen"], batch_norm=training["frozen_batch_norm"])
-    model = ray.train.torch.prepare_model(module)
-    data = TrainingRows(config, encoder, rank=context.get_world_rank(), world=context.get_world_size())
-    batch = max(1, int(training["batch_size"]) // context.get_world_size())
-    optimizer, schedule = _optimizer(module, training, steps=data.steps(batch) * int(training["epochs"]))
-    state = _resume(module, optimizer, schedule)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=training["label_smoothing"])
-    for epoch in range(state, int(training["epochs"])):
-        model.train()
-        losses = []
-        for inputs, targets in data.train_batches(batch, epoch):
-            if not len(targets):
-                continue
-            loss = loss_of(model(inputs), targets)
-            if not torch.isfinite(loss):
-                raise InputError(f"{config['name']}: loss is {loss.item()} in epoch {epoch}: lower its learning_rate")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        metrics = _evaluate(module, data, batch) | {"epoch": epoch, "loss": float(np.mean(losses))}
-        _report(module, optimizer, schedule, metrics, context)
-        if context.get_world_rank() == 0:
-            config["lines"].put(
-                f"finetune   {config['name']}: epoch {epoch + 1} / {training['epochs']}"
-                f"  loss {metrics['loss']:.3f}  macro-F1 {metrics['macro_f1']:.4f} on the fusion rows"
+    try:
+        _Loop(task).run()
+    except InputError as error:
+        task.refusals.put(str(error))
+        raise
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "enough memory" in str(error)):
+            raise
+        task.refusals.put(
+            f"{task.name}: too little memory for {task.micro_batch} products at once: lower --micro-batch"
+            f" (the step stays as large). {str(error).partition(chr(10))[0]}"
+        )
+        raise
+
+
+class _Loop:
+    """One worker's part in training."""
+
+    def __init__(self, task: Task) -> None:
+        context = ray.train.get_context()
+        self.task, self.training = task, task.training
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        torch.manual_seed(task.seed)
+        encoder = self._new_encoder()
+        self.module = Classifier(
+            encoder, task.classes, dropout=self.training.dropout, activation=self.training.activation
+        )
+        self.module.freeze(prefixes=self.training.frozen, batch_norm=self.training.frozen_batch_norm)
+        self.model = ray.train.torch.prepare_model(self.module)
+        self.network: nn.Module = torch.compile(self.model) if self.training.compile else self.model  # type: ignore[assignment]
+        self.plans = _plans(task, without_weights(encoder), self.rank)
+        optimizer = optimizer_of(self.module, self.training)
+        steps = self.plans["train"].steps * self.training.epochs
+        self.mixing = Mixing(mixup=self.training.mixup, cutmix=self.training.cutmix, classes=task.classes)
+        self.trained = Trained(self.module, optimizer, schedule_of(optimizer, self.training, steps=steps))
+        self.shard = self._shard(encoder)
+        self.progress = self._resumed()
+        self.meter = self._meter()
+
+    def _new_encoder(self) -> Encoder:
+        """As the recipe asks for it, before any step."""
+        task = self.task
+        encoder = build_encoder(task.kind, weights=task.weights, seed=task.seed, **task.arguments)
+        if task.start_from:
+            fit = load_foreign(encoder, task.start_from)
+            if not self.rank:
+                task.lines.put(f"finetune   {task.name}: {fit.describe()}")
+        if self.training.lora:
+            from mmbatch.encoders.lora import add_lora
+
+            add_lora(_of_transformers(encoder, task.name), self.training.lora)
+        return encoder
+
+    def _shard(self, encoder: Encoder) -> Shard:
+        rows, balanced = self.plans["train"].rows, self.training.class_weights == "balanced"
+        return Shard(
+            catalog=self.task.catalog,
+            encoder=without_weights(encoder),
+            plans={part: ray.put(plan) for part, plan in self.plans.items()},
+            rank=self.rank,
+            world=self.world,
+            micro_batch=self.task.micro_batch,
+            augmentation=self.training.augmentation,
+            class_weights=rows.class_weights(self.task.classes) if balanced else np.ones(self.task.classes, np.float32),
+        )
+
+    def _resumed(self) -> Progress:
+        """Where the last checkpoint was, or the beginning."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return Progress(recipe=self.task.recipe)
+        with checkpoint.as_directory() as folder:
+            progress = self.trained.load(Path(folder), recipe=self.task.recipe)
+        if self.rank:
+            progress.loss, progress.unusable = 0.0, 0  # the first worker holds the sums of all
+        else:
+            self.task.lines.put(f"finetune   {self.task.name}: goes on at epoch {progress.epoch + 1}")
+        return progress
+
+    def run(self) -> None:
+        """Train until the last epoch, or until the score has not risen for as long as the recipe is patient."""
+        done = self.progress
+        epochs = range(done.epoch, self.training.epochs)
+        if not epochs or done.stalled(self.training.patience):
+            return
+        batches = self.shard.batches(epochs=epochs, skip_steps=done.step)
+        for epoch in epochs:
+            self._train_epoch(batches, epoch)
+            self._finish_epoch(self._evaluate(batches), epoch)
+            if done.stalled(self.training.patience):
+                return
+
+    def _train_epoch(self, batches: Iterator[Batch], epoch: int) -> None:
+        self.network.train()
+        done, steps = self.progress, self.plans["train"].steps
+        self.began, self.first_step, self.waited = time.monotonic(), done.step, 0.0
+        pending: tuple[int, Batch, Tensor] | None = None
+        for step in range(done.step, steps):
+            batch = self._next(batches)
+            reach("step")
+            seed_step(self.task.seed, epoch=epoch, step=step, rank=self.rank)
+            loss = self._step(batch)
+            self._count(pending)  # of the step before: reading this one's loss would wait for the device
+            pending = (step, batch, loss)
+            done.step, done.unusable = step + 1, done.unusable + batch.unusable
+            self.meter.advance(1)
+            if done.step % self.task.checkpoint_steps == 0 and done.step < steps:
+                self._count(pending)
+                pending = None
+                self._checkpoint()
+        self._count(pending)
+
+    def _meter(self) -> Meter:
+        steps = self.plans["train"].steps
+        return Meter(
+            f"finetune   {self.task.name}",
+            total=steps * self.training.epochs,
+            unit="steps",
+            done=self.progress.epoch * steps + self.progress.step,
+            tell=_silent if self.rank else self.task.lines.put,
+        )
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        clock = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - clock
+        return batch
+
+    def _step(self, batch: Batch) -> Tensor:
+        """One optimiser step; this worker's share of its loss."""
+        self.trained.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        if not batch.inputs:
+            self.network({}).backward()
+        for number, (inputs, codes, weights) in enumerate(zip(batch.inputs, batch.codes, batch.weights, strict=True)):
+            last = number == len(batch.inputs) - 1
+            unsynced = (
+                nullcontext() if last or self.world == 1 else cast("DistributedDataParallel", self.model).no_sync()
+            )
+            with unsynced:
+                loss = self._loss(self._moved(inputs), codes.to(self.device), weights.to(self.device))
+                (loss * self.world).backward()  # gradients of all workers are averaged, and the weights add up to 1
+            total += loss.detach()
+        if self.training.clip:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.training.clip)
+        self.trained.optimizer.step()
+        self.trained.schedule.step()
+        return total
+
+    def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.device.type != "cuda":
+            return dict(inputs)
+        return {name: value.pin_memory().to(self.device, non_blocking=True) for name, value in inputs.items()}
+
+    def _loss(self, inputs: dict[str, Tensor], codes: Tensor, weights: Tensor) -> Tensor:
+        inputs, targets = self.mixing(inputs, codes)
+        with self._autocast():
+            logits = self.network(inputs)
+        losses = nn.functional.cross_entropy(
+            logits, targets, reduction="none", label_smoothing=self.training.label_smoothing
+        )
+        return (losses * weights).sum()
+
+    def _autocast(self) -> torch.autocast:
+        """bfloat16 on a GPU that has it: as wide a range as float32, so that no gradient has to be scaled."""
+        able = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=able)
+
+    def _count(self, pending: tuple[int, Batch, Tensor] | None) -> None:
+        """Add a step's loss to the epoch's; `InputError` names the step and the rows where it is no number."""
+        if pending is None:
+            return
+        step, batch, loss = pending
+        value = loss.item()
+        if not np.isfinite(value):
+            raise InputError(
+                f"{self.task.name}: loss is {value} in epoch {self.progress.epoch + 1}, step {step + 1}, products"
+                f" {_some(batch.product_ids)}: lower learning_rate (now {self.training.learning_rate:g})"
+            )
+        self.progress.loss += value
+
+    def _evaluate(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """Scores on all fusion rows; each worker predicts its share."""
+        self.network.eval()
+        gold, predicted = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        with torch.inference_mode(), self._autocast():
+            for _ in range(self.plans["fusion"].steps):
+                batch = self._next(batches)
+                for inputs, codes in zip(batch.inputs, batch.codes, strict=True):
+                    predicted.append(self.module(self._moved(inputs)).argmax(dim=1).cpu().numpy())
+                    gold.append(codes.numpy())
+        golds, predictions = self._gathered(np.concatenate(gold)), self._gathered(np.concatenate(predicted))
+        if not len(golds):
+            raise InputError(f"{self.task.name}: none of the fusion rows can be read, so no epoch can be chosen")
+        scores = f1_scores(golds, predictions)
+        return {"macro_f1": scores.macro, "micro_f1": scores.micro, "rows": scores.rows}
+
+    def _gathered(self, mine: np.ndarray) -> np.ndarray:
+        """The arrays of all workers, one after the other."""
+        if self.world == 1:
+            return mine
+        parts: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(parts, mine)
+        return np.concatenate(parts)
+
+    def _finish_epoch(self, scores: dict[str, float], epoch: int) -> None:
+        done, steps = self.progress, self.plans["train"].steps
+        seconds = time.monotonic() - self.began
+        loss, unusable = self._gathered(np.array([[done.loss, done.unusable]])).sum(axis=0).tolist()
+        entry = scores | {
+            "epoch": epoch,
+            "loss": loss / steps,
+            "learning_rate": max(group["lr"] for group in self.trained.optimizer.param_groups),
+            "unusable": unusable,
+            "seconds": seconds,
+            "products_per_s": (steps - self.first_step) * self.training.batch_size / seconds,
+            "waited_share": self.waited / seconds,
+        }
+        done.history.append(entry)
+        done.epoch, done.step, done.loss, done.unusable = epoch + 1, 0, 0.0, 0
+        self._report(entry | {"score": entry["macro_f1"] - EARLIER * epoch}, with_encoder=True)
+        if not self.rank:
+            self.task.lines.put(
+                f"finetune   {self.task.name}: epoch {epoch + 1} / {self.training.epochs}"
+                f"  loss {entry['loss']:.3f}  macro-F1 {entry['macro_f1']:.4f} on the fusion rows"
+                + (f"  {unusable:.0f} products could not be read" if unusable else "")
             )
 
+    def _checkpoint(self) -> None:
+        """Keep the state within an epoch."""
+        done = self.progress
+        total = self._gathered(np.array([[done.loss, done.unusable]])).sum(axis=0).tolist()
+        done.loss, done.unusable = (total[0], int(total[1])) if not self.rank else (0.0, 0)
+        self._report({"score": UNFINISHED, "epoch": done.epoch, "step": done.step}, with_encoder=False)
 
-def _optimizer(
-    module: Classifier, training: Mapping[str, float], *, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW with its own rate for the new layer; linear warm-up, then linear decay to zero."""
-    groups = [
-        {"params": [p for p in module.encoder.parameters() if p.requires_grad], "lr": training["learning_rate"]},
-        {"params": list(module.classifier.parameters()), "lr": training["classifier_learning_rate"]},
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=training["weight_decay"])
-    warmup = max(1, int(steps * training["warmup_share"]))
+    def _report(self, metrics: dict[str, Any], *, with_encoder: bool) -> None:
+        """Every rank reports; rank 0 brings the checkpoint."""
+        if self.rank:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self.trained.save(folder, self.progress)
+            if with_encoder:
+                self._plain_encoder().save(folder)
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
-    def factor(step: int) -> float:
-        return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+    def _plain_encoder(self) -> Encoder:
+        """The encoder, adapters merged into the weights that they stand on."""
+        if not self.training.lora:
+            return self.module.encoder
+        from mmbatch.encoders.lora import merge_lora
 
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _resume(module: Classifier, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR) -> int:
-    """Load the last reported epoch when Ray Train restarts a failed worker; the epoch to go on with."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0
-    with checkpoint.as_directory() as folder:
-        module.encoder.load_state_dict(load_encoder(Path(folder)).state_dict())
-        module.classifier.load_state_dict(load_file(Path(folder) / CLASSIFIER))
-        state = torch.load(Path(folder) / TRAINING_STATE, weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return int(state["epoch"]) + 1
+        encoder = _of_transformers(deepcopy(self.module.encoder), self.task.name)
+        merge_lora(encoder)
+        return encoder
 
 
-def _report(
-    module: Classifier,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-    metrics: dict[str, float],
-    context: Any,
-) -> None:
-    """Every rank reports; rank 0 brings the checkpoint."""
-    if context.get_world_rank() != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        module.encoder.save(folder)
-        save_file(
-            {key: value.contiguous() for key, value in module.classifier.state_dict().items()}, folder / CLASSIFIER
+def _plans(task: Task, encoder: Encoder, rank: int) -> dict[Part, TrainingPlan]:
+    """The order of both splits' rows; the first worker measures their lengths for all."""
+    plans: dict[Part, TrainingPlan] = {}
+    for part in PARTS:
+        rows: SplitRows = ray.get(task.rows[part])
+        found = [ray.put(measure_lengths(task.catalog, encoder, rows))] if rank == 0 else None
+        plans[part] = TrainingPlan(
+            rows=rows,
+            lengths=ray.get(cast("list[Any]", broadcast_from_rank_zero(found))[0]),
+            batch=task.training.batch_size,
+            seed=task.seed,
+            shuffled=part == "train",
+            sampling=task.training.sampling if part == "train" else "natural",
         )
-        state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "epoch": metrics["epoch"]}
-        torch.save(state, folder / TRAINING_STATE)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+    return plans
 
 
-def _evaluate(module: Classifier, data: TrainingRows, batch: int) -> dict[str, float]:
-    """Scores on all fusion rows; each rank predicts its share."""
-    module.eval()
-    gold, predicted = [], []
-    with torch.inference_mode():
-        for inputs, targets in data.fusion_batches(batch):
-            if len(targets):
-                predicted.append(module(inputs).argmax(dim=1).cpu().numpy())
-                gold.append(targets.cpu().numpy())
-    pair = (np.concatenate(gold), np.concatenate(predicted)) if gold else (np.zeros(0, int), np.zeros(0, int))
-    pairs: list[Any] = [pair]
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        pairs = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(pairs, pair)
-    scores = f1_scores(np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs]))
-    return {"macro_f1": scores.macro, "micro_f1": scores.micro, "rows": scores.rows}
+def _of_transformers(encoder: Encoder, name: str) -> "TransformersText":
+    from mmbatch.encoders.text import TransformersText
+
+    if not isinstance(encoder, TransformersText):
+        raise InputError(f"{name}: lora adapts transformers alone, not an encoder of kind {encoder.kind}")
+    return encoder
+
+
+def _silent(_: str) -> None:
+    """The first worker speaks for all."""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -2,10 +2,12 @@
 
 from mmbatch.errors import InputError
 from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset
-from mmbatch.presets.flipkart import FLIPKART_SMALL
+from mmbatch.presets.flipkart import FLIPKART, FLIPKART_SMALL
+from mmbatch.presets.kakao import KAKAO
+from mmbatch.presets.rakuten import RAKUTEN2020
 from mmbatch.presets.sample import SAMPLE
 
-PRESETS = {preset.name: preset for preset in (SAMPLE, FLIPKART_SMALL)}
+PRESETS = {preset.name: preset for preset in (SAMPLE, FLIPKART, FLIPKART_SMALL, KAKAO, RAKUTEN2020)}
 
 
 def preset_named(name: str) -> Preset:

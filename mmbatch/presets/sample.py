@@ -5,7 +5,7 @@ It follows no published system: it is sized so that a laptop without a GPU train
 
 from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset
 from mmbatch.sources import Columns
-from mmbatch.training import Training
+from mmbatch.training import Augmentation, Training
 
 SAMPLE = Preset(
     name="sample",
@@ -24,7 +24,13 @@ SAMPLE = Preset(
             modality="image",
             kind="timm-from-scratch",
             arguments={"model": "test_resnet", "size": 64},
-            training=Training(epochs=10, batch_size=64, learning_rate=5e-3, classifier_learning_rate=5e-3),
+            training=Training(
+                epochs=10,
+                batch_size=64,
+                learning_rate=5e-3,
+                classifier_learning_rate=5e-3,
+                augmentation=Augmentation(),
+            ),
         ),
     ),
     head=HeadRecipe(hidden=128, dropout=0.2, epochs=20, batch_size=128, learning_rate=1e-3, weight_decay=0.01),

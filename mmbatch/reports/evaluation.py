@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
+from mmbatch.image_vectors import NPY_MAGIC
 from mmbatch.metrics import ClassScores
 from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, thumbnail_jpeg
 from mmbatch.schema import SPLITS, Modality, Split
@@ -238,8 +239,16 @@ def _card(example: Example, members: Iterable[str]) -> dict[str, object]:
     return {
         "example": example,
         "thumbnail": _data_uri("image/jpeg", thumbnail) if thumbnail else None,
+        "no_picture": _no_picture(example.image),
         "opinions": [(name, example.model_categories.get(name)) for name in members],
     }
+
+
+def _no_picture(image: bytes | None) -> str:
+    """What stands where a thumbnail would be."""
+    if image is None:
+        return "no image"
+    return "image given as a vector" if image.startswith(NPY_MAGIC) else "image cannot be read"
 
 
 def _data_uri(media_type: str, content: bytes) -> str:

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from tests.encoders.twins import write_camembert, write_flaubert
+
 SHARED_WEIGHTS = Path(__file__).resolve().parents[2] / "../shared/weights"
 
 WORDS = [
@@ -42,7 +44,7 @@ def real_weights() -> str:
 
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A `--weights` folder with a random two-layer BERT, `org/tiny-bert`, and timm's `test_resnet`."""
+    """A `--weights` folder of random models: BERT, CamemBERT and FlauBERT of two layers, and timm's `test_resnet`."""
     root = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     config = BertConfig(
@@ -55,6 +57,8 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     BertModel(config).half().save_pretrained(root / "org--tiny-bert")  # type: ignore[no-untyped-call]
     _tiny_tokenizer().save_pretrained(root / "org--tiny-bert")
+    write_camembert(root / "org--tiny-camembert", WORDS)
+    write_flaubert(root / "org--tiny-flaubert")
     (root / "timm--test_resnet").mkdir()
     save_file(timm.create_model("test_resnet").state_dict(), root / "timm--test_resnet" / "model.safetensors")
     return str(root)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from timm.data.transforms_factory import create_transform
 
 from mmbatch.encoders import encode
+from mmbatch.encoders.framing import FRAMINGS, Framing
 from mmbatch.encoders.image import TimmImage
 from mmbatch.errors import InputError
 from mmbatch.training import Augmentation
@@ -102,9 +103,13 @@ def test_an_unknown_framing_is_an_input_error() -> None:
         TimmImage.from_scratch("test_resnet", size=32, framing=cast("Any", "squeeze"), seed=0)
 
 
-def test_a_thin_photo_is_encoded(encoder: TimmImage) -> None:
-    prepared = encoder.prepare(pa.table({"image": [png("red", width=2, height=500)]}))
-    assert encode(encoder, prepared.inputs, "cpu").shape == (1, 96)
+@pytest.mark.parametrize("augmentation", [None, Augmentation()])
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_a_thin_photo_is_encoded(framing: Framing, augmentation: Augmentation | None) -> None:
+    encoder = TimmImage.from_scratch("test_resnet", size=32, framing=framing, seed=0).eval()
+    photos = pa.table({"image": [png("red", width=1, height=9000), png("red", width=9000, height=1)]})
+    prepared = encoder.prepare(photos, augmentation=augmentation)
+    assert encode(encoder, prepared.inputs, "cpu").shape == (2, 96)
 
 
 def test_broken_and_missing_images_fail_alone(encoder: TimmImage, products: pa.Table) -> None:
@@ -155,13 +160,38 @@ def test_random_weights_come_from_the_seed_alone() -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_augmentation_comes_from_the_generator_alone(encoder: TimmImage, products: pa.Table) -> None:
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_augmentation_comes_from_the_seed_alone(framing: Framing, products: pa.Table) -> None:
+    encoder = TimmImage.from_scratch("test_resnet", size=32, framing=framing, seed=0)
+    plain = encoder.prepare(products).inputs["pixels"]
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
     first, again, other = (
         encoder.prepare(products, augmentation=Augmentation(), seed=seed).inputs["pixels"] for seed in (3, 3, 4)
     )
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert first.shape == (12, 32, 32, 3)
     np.testing.assert_array_equal(first, again)
     assert (first != other).any(axis=(1, 2, 3)).all()
-    assert (first != encoder.prepare(products).inputs["pixels"]).any(axis=(1, 2, 3)).all()
+    assert (first != plain).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(plain, encoder.prepare(products).inputs["pixels"])
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_a_view_of_the_whole_photo_is_the_photo_itself(framing: Framing) -> None:
+    encoder = TimmImage.from_scratch("test_resnet", size=38, framing=framing, reduced_decode=False, seed=0)
+    photos = pa.table({"image": [photo(np.random.default_rng(row), width=70, height=70) for row in range(4)]})
+    whole = Augmentation(area=(1.0, 1.0), ratio=(1.0, 1.0), degrees=0.0, flip=False)
+    seen, plain = (encoder.prepare(photos, augmentation=one).inputs["pixels"] for one in (whole, None))
+    np.testing.assert_array_equal(seen, plain)
+
+
+def test_a_view_of_a_padded_photo_shows_the_whole_photo_on_white(encoder: TimmImage) -> None:
+    whole = Augmentation(area=(1.0, 1.0), ratio=(1.0, 1.0), degrees=0.0, flip=False)
+    photos = pa.table({"image": [png("red", width=200, height=100)]})
+    seen, plain = (encoder.prepare(photos, augmentation=one).inputs["pixels"].astype(int) for one in (whole, None))
+    np.testing.assert_array_equal(seen[0, 10:22], plain[0, 10:22])
+    np.testing.assert_array_equal(seen[0, :6], plain[0, :6])
 
 
 @pytest.mark.parametrize(

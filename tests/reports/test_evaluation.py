@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from mmbatch.image_vectors import to_npy
 from mmbatch.metrics import UNSCORED, confusion, f1_scores, per_class
 from mmbatch.reports.evaluation import Evaluation, Example, ScoreRow, table_text, write_report
 from mmbatch.reports.figures import most_confused
@@ -201,6 +202,15 @@ def test_galleries_hold_confident_mistakes_and_what_fusion_saved(evaluation, htm
         assert example.predicted == example.gold
         opinions = [example.model_categories.get(model, example.gold) for model in SKILL if "-" in model]
         assert any(opinion != example.gold for opinion in opinions)
+
+
+def test_an_image_that_came_as_a_vector_is_said(small, tmp_path):
+    (vector,) = to_npy(np.ones((1, 2048))).to_pylist()
+    example = replace(small.examples[3], predicted="nothing", image=vector)
+    write_report(str(tmp_path), replace(small, examples=(example,)))
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.count("image given as a vector") == 1
+    assert "data:image/jpeg" not in html
 
 
 def test_missing_and_broken_images_are_said_and_others_are_small_jpegs(small, tmp_path):
