@@ -5,7 +5,7 @@ epoch with the best macro-F1 on the fusion rows is kept. Checkpoints lie under a
 on what: the same command, given again after any kind of death, goes on from the last one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,6 @@ FAILURES = 3
 """Deaths of workers after which training gives up."""
 
 CURVES = "curves.png"
-
-VOCABULARY = 50_000
-"""Words of a recurrent encoder, at most: at 100 numbers a word, 20 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +111,7 @@ def finetune(
             seed=workspace.settings.seed,
             name=name,
             kind=kind,
-            arguments={**arguments, **_vocabulary(workspace, kind, arguments, rows)},
+            arguments=_with_vocabulary(workspace, kind, arguments, rows),
             weights=weights,
             start_from=start_from,
             training=training,
@@ -147,16 +144,17 @@ def _check(name: str, modality: Modality, training: Training) -> None:
             )
 
 
-def _vocabulary(
+def _with_vocabulary(
     workspace: Workspace, kind: str, arguments: Mapping[str, Any], rows: pd.DataFrame
-) -> dict[str, Sequence[str]]:
-    """What a kind must know of the train rows before it is built: the recurrent one their most frequent words."""
+) -> dict[str, Any]:
+    """The builder's arguments; the recurrent kind's `most_words` become the most frequent words of the train rows."""
     if kind != "recurrent":
-        return {}
-    catalog, language = Catalog(workspace=workspace), arguments.get("language", "en")
-    words = most_frequent_words(catalog, rows, language=language, most=VOCABULARY)
+        return dict(arguments)
+    given = dict(arguments)
+    most, language = int(given.pop("most_words")), given.get("language", "en")
+    words = most_frequent_words(Catalog(workspace=workspace), rows, language=language, most=most)
     say(f"finetune   {len(words):,} words make the vocabulary")
-    return {"words": words}
+    return given | {"words": words}
 
 
 def _say_unscored(name: str, train: SplitRows, fusion: SplitRows) -> None:

@@ -105,7 +105,7 @@ FLIPKART = Preset(
             name="bilstm",
             modality="text",
             kind="recurrent",
-            arguments={"vectors": "glove.6B.100d"},
+            arguments={"vectors": "glove.6B.100d", "most_words": 9_999},
             training=_PUBLISHED,
         ),
         EncoderRecipe(
