@@ -4,7 +4,7 @@ A kind of encoder is imported where one is built or loaded (`build`, `load`): ti
 that imports them several seconds.
 """
 
-from mmbatch.encoders.base import Encoder, Inputs, Prepared, collate_all, encode, to_tensors, without_weights
+from mmbatch.encoders.base import Encoder, Inputs, Prepared, collate_all, encode, row_sizes, to_tensors, without_weights
 from mmbatch.encoders.batches import batches_of
 from mmbatch.encoders.build import BUILDERS, build_encoder, require_weights
 from mmbatch.encoders.engine import Engine, encode_prepared, engine_for
@@ -24,6 +24,7 @@ __all__ = [
     "engine_for",
     "load_encoder",
     "require_weights",
+    "row_sizes",
     "to_tensors",
     "without_weights",
 ]

@@ -77,7 +77,7 @@ class Encoder(torch.nn.Module, ABC):
     """Names the class in `encoder.json`."""
     modality: ClassVar[schema.Modality]
     columns: ClassVar[tuple[str, ...]]
-    """Columns of the batch that `prepare` and `lengths` read."""
+    """Columns of the batch that `prepare` reads."""
     budgets: ClassVar[Budgets]
     width: int
     """Numbers in a vector."""
@@ -88,10 +88,6 @@ class Encoder(torch.nn.Module, ABC):
 
         `augmentation` is given in training only, for photos; `seed` draws it: equal arguments, equal arrays.
         """
-
-    @abstractmethod
-    def lengths(self, batch: pa.Table) -> np.ndarray:
-        """int64 `[rows]`: what each row costs, to choose the rows of a training batch before they are prepared."""
 
     @abstractmethod
     def sizes(self, inputs: Inputs) -> np.ndarray:
@@ -128,6 +124,15 @@ def without_weights(encoder: Encoder) -> Encoder:
     light = copy(encoder)
     light.__dict__ |= {"_modules": {}, "_parameters": {}, "_buffers": {}}
     return light
+
+
+def row_sizes(encoder: Encoder, batch: pa.Table) -> np.ndarray:
+    """int64 `[rows]`: what each row costs the network (`Encoder.sizes`) by preparing it, 0 where that fails."""
+    prepared = encoder.prepare(batch)
+    sizes = np.zeros(len(batch), np.int64)
+    if prepared.inputs:
+        sizes[prepared.good] = encoder.sizes(prepared.inputs)
+    return sizes
 
 
 def collate_all(encoder: Encoder, inputs: Inputs) -> dict[str, np.ndarray]:

@@ -171,11 +171,6 @@ class TimmImage(Encoder):
         return whole(photo, size=self.size, resample=self._resample) if self._framing == "pad" else photo
 
     @override
-    def lengths(self, batch: pa.Table) -> np.ndarray:
-        """Ones: every image becomes a square of the same size."""
-        return np.ones(len(batch), np.int64)
-
-    @override
     def sizes(self, inputs: Inputs) -> np.ndarray:
         """Ones: images."""
         return np.ones(len(inputs["pixels"]), np.int64)

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Self, final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from scipy.sparse import hstack
 from sklearn.feature_extraction.text import HashingVectorizer
@@ -81,11 +80,6 @@ class NgramText(Encoder):
             "weights": weights.data,
         }
         return Prepared(inputs, good, failures)
-
-    @override
-    def lengths(self, batch: pa.Table) -> np.ndarray:
-        """Characters of each text."""
-        return np.asarray(pc.fill_null(pc.utf8_length(product_texts(batch)), 0), np.int64)
 
     @override
     def sizes(self, inputs: Inputs) -> np.ndarray:

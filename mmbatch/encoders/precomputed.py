@@ -84,11 +84,6 @@ class PrecomputedImage(Encoder):
         return (NO_IMAGE, "the product has no image") if file is None else why_not(file, self.input_width)
 
     @override
-    def lengths(self, batch: pa.Table) -> np.ndarray:
-        """Ones: all vectors have the same width."""
-        return np.ones(len(batch), np.int64)
-
-    @override
     def sizes(self, inputs: Inputs) -> np.ndarray:
         """Ones: vectors."""
         return np.ones(len(inputs["vectors"]), np.int64)

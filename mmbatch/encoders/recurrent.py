@@ -147,15 +147,6 @@ class RecurrentText(Encoder):
         return ids, offsets
 
     @override
-    def lengths(self, batch: pa.Table) -> np.ndarray:
-        """Words of each text that the network reads, 0 for no text, by preparing it."""
-        prepared = self.prepare(batch)
-        words = np.zeros(len(batch), np.int64)
-        if prepared.inputs:
-            words[prepared.good] = self.sizes(prepared.inputs)
-        return words
-
-    @override
     def sizes(self, inputs: Inputs) -> np.ndarray:
         """Words."""
         return np.diff(inputs["offsets"])

@@ -39,9 +39,13 @@ def new_network(model: str, size: int | None, **how: Any) -> torch.nn.Module:
 
 
 def require_known(model: str) -> None:
-    """Raise `InputError` for a name that timm does not know."""
+    """Raise `InputError` for a name, or a tag of pretrained weights behind it, that timm does not know."""
     if not timm.is_model(model):
         raise InputError(f"{model}: no image model of that name in timm {timm.__version__}")
+    try:
+        timm.get_pretrained_cfg(model)
+    except RuntimeError as error:
+        raise InputError(f"{model}: {error}") from error
 
 
 def require_size(model: str, size: int | None) -> None:

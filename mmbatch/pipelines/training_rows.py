@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from mmbatch.catalog import Catalog
-from mmbatch.encoders import Encoder
+from mmbatch.encoders import Encoder, row_sizes
 from mmbatch.pipelines.cluster import RETRIES, processors, rows_of, stream
 from mmbatch.pipelines.training_plan import SplitRows, TrainingPlan
 from mmbatch.schema import Modality
@@ -169,11 +169,7 @@ class _Lengths:
 
     def __call__(self, unit: dict[str, Any]) -> list[dict[str, Any]]:
         content = self.catalog.content(self.modality, unit["bucket"], _hex(np.frombuffer(unit["hashes"], "S32")))
-        prepared = self.encoder.prepare(content)
-        lengths = np.zeros(content.num_rows, np.int64)
-        if len(prepared.good):
-            lengths[prepared.good] = self.encoder.sizes(prepared.inputs)
-        return [{"start": unit["start"], "lengths": lengths}]
+        return [{"start": unit["start"], "lengths": row_sizes(self.encoder, content)}]
 
 
 def _hex(hashes: np.ndarray) -> pa.Array:

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data.transforms_factory import create_transform
 
-from mmbatch.encoders import encode
+from mmbatch.encoders import encode, row_sizes
 from mmbatch.encoders.framing import FRAMINGS, Framing
 from mmbatch.encoders.image import TimmImage
 from mmbatch.errors import InputError
@@ -210,8 +210,8 @@ def test_size_and_width_are_the_models(model: str, size: int | None, side: int, 
         assert encoder(pixels=torch.zeros(1, side, side, 3, dtype=torch.uint8)).shape == (1, width)
 
 
-def test_lengths_are_equal(encoder: TimmImage, products: pa.Table) -> None:
-    np.testing.assert_array_equal(encoder.lengths(products), np.ones(12, np.int64))
+def test_photos_cost_the_same(encoder: TimmImage, products: pa.Table) -> None:
+    np.testing.assert_array_equal(row_sizes(encoder, products), np.ones(12, np.int64))
 
 
 def test_config_tells_apart_what_changes_the_vectors(encoder: TimmImage) -> None:

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mmbatch.encoders import collate_all, encode, to_tensors
+from mmbatch.encoders import collate_all, encode, row_sizes, to_tensors
 from mmbatch.encoders.ngram import NgramText
 
 
@@ -74,6 +74,7 @@ def test_learns_to_tell_products_apart() -> None:
     assert classifier(encoder(**to_tensors(collate_all(encoder, new), "cpu"))).argmax(dim=1).tolist() == [0, 1]
 
 
-def test_lengths_are_characters(encoder: NgramText) -> None:
-    batch = pa.table({"title": ["mug", None], "description": ["red", None]})
-    assert encoder.lengths(batch).tolist() == [8, 0]
+def test_a_text_costs_its_distinct_ngrams_and_no_text_nothing(encoder: NgramText) -> None:
+    batch = pa.table({"title": ["mug", None, "mug red"], "description": [None, None, "mug red"]})
+    one, none, more = row_sizes(encoder, batch).tolist()
+    assert none == 0 < one < more

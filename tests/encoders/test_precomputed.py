@@ -65,7 +65,6 @@ def test_prepare_hands_on_the_numbers_as_they_are(encoder: PrecomputedImage) -> 
     assert prepared.inputs["vectors"].dtype == np.float32
     assert (prepared.good.tolist(), prepared.failures) == (list(range(7)), [])
     np.testing.assert_array_equal(encoder.sizes(prepared.inputs), np.ones(7))
-    np.testing.assert_array_equal(encoder.lengths(given(7)), np.ones(7))
 
 
 def test_photos_and_other_widths_fail_alone(encoder: PrecomputedImage, products: pa.Table) -> None:

@@ -51,9 +51,13 @@ def test_a_named_folder_that_is_none(tmp_path: Path) -> None:
     [
         ("org/model", lambda: TransformersText.from_pretrained("org/model", max_length=8, weights=None)),
         ("test_resnet", lambda: TimmImage.from_pretrained("test_resnet", size=None, weights=None)),
-        ("resnet10t.made_up", lambda: TimmImage.from_pretrained("resnet10t.made_up", size=None, weights=None)),
     ],
 )
 def test_an_unreachable_hub_is_one_line_and_never_random_weights(model: str, build: Callable[[], Encoder]) -> None:
     with pytest.raises(InputError, match=rf"^weights of {model} are neither in --weights .* nor reachable[^\n]*$"):
         build()
+
+
+def test_a_tag_that_timm_does_not_know_is_named() -> None:
+    with pytest.raises(InputError, match=r"^resnet10t.made_up: Invalid pretrained tag \(made_up\)"):
+        TimmImage.from_pretrained("resnet10t.made_up", size=None, weights=None)

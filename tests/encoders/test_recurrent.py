@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmbatch.encoders import build_encoder, collate_all, encode, encode_prepared, engine_for, load_encoder, to_tensors
+from mmbatch.encoders import (
+    build_encoder,
+    collate_all,
+    encode,
+    encode_prepared,
+    engine_for,
+    load_encoder,
+    row_sizes,
+    to_tensors,
+)
 from mmbatch.encoders import require_weights as require
 from mmbatch.encoders.recurrent import RecurrentText
 from mmbatch.errors import InputError
@@ -127,7 +136,7 @@ def test_a_product_without_text_fails_alone(encoder: RecurrentText) -> None:
 
 
 def test_lengths_are_the_words_that_are_read(encoder: RecurrentText) -> None:
-    assert encoder.lengths(titles("red mugs for you", None, "toaster")).tolist() == [2, 0, 1]
+    assert row_sizes(encoder, titles("red mugs for you", None, "toaster")).tolist() == [2, 0, 1]
 
 
 def test_weights_come_from_the_seed_alone() -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, ByT5Tokenizer
 
-from mmbatch.encoders import collate_all, encode, to_tensors
+from mmbatch.encoders import collate_all, encode, row_sizes, to_tensors
 from mmbatch.encoders.text import TransformersText
 from mmbatch.errors import InputError
 
@@ -94,7 +94,7 @@ def test_a_text_of_all_positions_of_the_backbone_is_encoded(small_weights: str, 
 
 def test_lengths_are_tokens(encoder: TransformersText, products: pa.Table) -> None:
     batch = pa.concat_tables([products.select(encoder.columns), table([None], [None])])
-    lengths = encoder.lengths(batch)
+    lengths = row_sizes(encoder, batch)
     assert lengths.dtype == np.int64
     assert lengths[:12].tolist() == [min(24, 10 + 3 * row) for row in range(12)]
     assert lengths[12] == 0

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from mmbatch.encoders import build_encoder, collate_all, encode, engine_for, load_encoder, to_tensors
+from mmbatch.encoders import build_encoder, collate_all, encode, engine_for, load_encoder, row_sizes, to_tensors
 from mmbatch.encoders.openvino_engine import OpenVinoEngine
 from mmbatch.encoders.pooling import FlattenedTokens
 from mmbatch.encoders.text import TransformersText
@@ -201,7 +201,7 @@ def test_the_separator_stands_between_title_and_description(small_weights: str) 
 
 
 def encode_length(encoder: TransformersText, batch: pa.Table) -> int:
-    return int(encoder.lengths(batch)[0])
+    return int(row_sizes(encoder, batch)[0])
 
 
 def test_config_tells_apart_what_changes_the_vectors(small_weights: str) -> None:
