@@ -91,7 +91,8 @@ def _labels(raw: RawBatch, columns: Columns) -> Labels:
     if not columns.label:
         count = raw.table.num_rows
         return Labels(pa.nulls(count, pa.list_(pa.string())), {}, np.zeros(count, dtype=bool))
-    return check_labels([_column(raw, name) for name in columns.label], separator=columns.label_separator)
+    stored = [_column(raw, name) for name in columns.label]
+    return check_labels(stored, separator=columns.label_separator, nothing=columns.no_label)
 
 
 def _image(raw: RawBatch, columns: Columns) -> tuple[pa.Array, Text]:

@@ -59,10 +59,11 @@ def check_text(column: pa.Array) -> Text:
     return Text(_clean(text), undecodable)
 
 
-def check_labels(columns: list[pa.Array], *, separator: str | None) -> Labels:
+def check_labels(columns: list[pa.Array], *, separator: str | None, nothing: str | None = None) -> Labels:
     """Label paths from one column (a list, a joined path, or JSON of a list) or from one column per level.
 
-    A path may end in empty levels; it may have none in between, and no name may contain `schema.PATH_SEPARATOR`.
+    A path may end in empty levels; it may have none in between, and no name may contain `schema.PATH_SEPARATOR`. A
+    level whose name is `nothing` is empty.
     """
     count = len(columns[0])
     levels, undecodable = _flatten(columns)
@@ -71,6 +72,9 @@ def check_labels(columns: list[pa.Array], *, separator: str | None) -> Labels:
         levels = _parse_json(levels, bad)
         if separator is not None:
             levels = _split(levels, separator)
+    levels = levels._replace(names=_clean(levels.names))
+    if nothing is not None:
+        levels = levels._replace(names=pc.if_else(pc.equal(levels.names, nothing), None, levels.names))
     return Labels(_paths(levels, count, bad), bad, undecodable)
 
 
@@ -159,8 +163,8 @@ def _expand(levels: _Levels, names: pa.Array) -> _Levels:
 
 
 def _paths(levels: _Levels, count: int, bad: dict[int, str]) -> pa.Array:
-    """Lists of the names up to each row's last one; what is wrong with a path is added to `bad`."""
-    names, rows = _clean(levels.names), levels.rows
+    """Lists of the cleaned names up to each row's last one; what is wrong with a path is added to `bad`."""
+    names, rows = levels
     filled = names.is_valid().to_numpy(zero_copy_only=False)
     last = np.full(count, -1)
     last[rows[filled]] = np.flatnonzero(filled)  # ascending, so that each row's last filled level stays

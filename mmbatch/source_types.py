@@ -39,6 +39,8 @@ class Columns:
     level, root first."""
     label_separator: str | None = None
     """What joins the levels inside the one label column, such as " >> "."""
+    no_label: str | None = None
+    """What stands where a product has no such level, such as -1 in place of a category's code."""
 
     def names(self) -> list[str]:
         """Every named column, once."""

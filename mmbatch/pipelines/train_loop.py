@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -157,8 +158,6 @@ class _Loop:
             progress = self.trained.load(Path(folder), recipe=self.task.recipe)
         if self.rank:
             progress.loss, progress.unusable = 0.0, 0  # the first worker holds the sums of all
-        else:
-            self.task.lines.put(f"finetune   {self.task.name}: goes on at epoch {progress.epoch + 1}")
         return progress
 
     def run(self) -> None:
@@ -168,6 +167,10 @@ class _Loop:
         if not epochs or done.stalled(self.training.patience):
             return
         batches = self.shard.batches(epochs=epochs, skip_steps=done.step)
+        if not self.rank and (done.epoch or done.step):
+            batches = chain([next(batches)], batches)  # it is said when there is something to go on with
+            where = f"epoch {done.epoch + 1}, step {done.step + 1}"
+            self.task.lines.put(f"finetune   {self.task.name}: goes on at {where}")
         for epoch in epochs:
             self._train_epoch(batches, epoch)
             self._finish_epoch(self._evaluate(batches), epoch)
@@ -193,6 +196,7 @@ class _Loop:
                 pending = None
                 self._checkpoint()
         self._count(pending)
+        self.seconds = time.monotonic() - self.began
 
     def _meter(self) -> Meter:
         steps = self.plans["train"].steps
@@ -289,16 +293,15 @@ class _Loop:
 
     def _finish_epoch(self, scores: dict[str, float], epoch: int) -> None:
         done, steps = self.progress, self.plans["train"].steps
-        seconds = time.monotonic() - self.began
         loss, unusable = self._gathered(np.array([[done.loss, done.unusable]])).sum(axis=0).tolist()
         entry = scores | {
             "epoch": epoch,
             "loss": loss / steps,
             "learning_rate": max(group["lr"] for group in self.trained.optimizer.param_groups),
             "unusable": unusable,
-            "seconds": seconds,
-            "products_per_s": (steps - self.first_step) * self.training.batch_size / seconds,
-            "waited_share": self.waited / seconds,
+            "seconds": self.seconds,
+            "steps": steps - self.first_step,
+            "waited_s": self.waited,
         }
         done.history.append(entry)
         done.epoch, done.step, done.loss, done.unusable = epoch + 1, 0, 0.0, 0
