@@ -113,6 +113,30 @@ RUNS = pa.schema(
 )
 """The run ledger: one row per finished run."""
 
+TRIALS = pa.schema(
+    [
+        ("run_id", pa.string()),  # of the sweep that tried it
+        ("encoder", pa.string()),  # name, without a fingerprint
+        ("trial", pa.int32()),  # number within the sweep; 0: the recipe itself
+        ("recipe", pa.string()),  # digest, as in the card of a model that was made by it
+        ("learning_rate", pa.float64()),  # this field and those below: as in mmbatch.training.Training
+        ("classifier_learning_rate", pa.float64()),
+        ("batch_size", pa.int32()),
+        ("weight_decay", pa.float64()),
+        ("label_smoothing", pa.float64()),
+        ("dropout", pa.float64()),
+        ("layer_decay", pa.float64()),
+        ("epochs", pa.int32()),  # finished ones
+        ("macro_f1", pa.float64()),  # of the best epoch, on the fusion rows; null: none was finished
+        ("scores", pa.list_(pa.float64())),  # macro_f1 after each epoch
+        ("seconds", pa.float64()),  # of its epochs
+        ("stopped", pa.bool_()),  # before its last epoch, as others were better
+        ("reason", pa.string()),  # why it failed; null: it did not
+        ("bucket", pa.int32()),
+    ]
+)
+"""One row per recipe that a sweep tried, and one more each time that a failed one is tried again."""
+
 
 def bucket_of(product_ids: pa.Array | pa.ChunkedArray | Sequence[str], buckets: int) -> np.ndarray:
     """Bucket of each product, int32 `[N]`, in `range(buckets)`.

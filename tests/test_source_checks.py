@@ -43,8 +43,8 @@ def check_text(**content):
     return check(Columns(id="id", title="title", description="description"), **content)
 
 
-def check_label(*values, separator=None, kind=None, **more):
-    columns = Columns(id="id", title="id", label=("label", *more), label_separator=separator)
+def check_label(*values, separator=None, kind=None, no_label=None, **more):
+    columns = Columns(id="id", title="id", label=("label", *more), label_separator=separator, no_label=no_label)
     ids = [str(number) for number in range(len(values))]
     rows, rejects = check(
         columns, id=ids, label=pa.array(values, kind), **{name: pa.array(more[name]) for name in more}
@@ -144,6 +144,15 @@ def test_label_in_level_columns():
     found, bad = check_label("A", "A", None, "A", None, b=["B", None, None, None, "B"], c=["C", None, None, "C", None])
     assert found == [["A", "B", "C"], ["A"], None, None, None]
     assert bad == dict.fromkeys(("3", "4"), "an empty level in the category path")
+
+
+def test_label_that_stands_for_none():
+    levels = {"b": [12, -1, 12, -1], "c": pa.array([-1.0, -1.0, 3.0, 3.0])}
+    found, bad = check_label(1, 2, 3, 4, no_label="-1", **levels)
+    assert found == [["1", "12"], ["2"], ["3", "12", "3"], None]
+    assert bad == {"3": "an empty level in the category path"}
+    assert check_label("A >> -1", "-1", separator=" >> ", no_label="-1")[0] == [["A"], None]
+    assert check_label(-1)[0] == [["-1"]]
 
 
 def test_label_with_the_path_separator_inside_a_name():

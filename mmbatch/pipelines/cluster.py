@@ -62,6 +62,11 @@ def start_ray() -> None:
             **quiet,
         )
     signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+    quiet_streams()
+
+
+def quiet_streams() -> None:
+    """Let the streams that this process starts raise what went wrong, and print nothing."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False

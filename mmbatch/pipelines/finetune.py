@@ -7,26 +7,25 @@ on what: the same command, given again after any kind of death, goes on from the
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import ray
-import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from mmbatch.catalog import Catalog
 from mmbatch.encoders import load_encoder, require_weights
 from mmbatch.errors import InputError
 from mmbatch.models import Model, digest_of, file_digest, find_model, publish_model
-from mmbatch.pipelines.cluster import lines_from_workers, processors, remove_folder, start_ray
+from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, start_ray
 from mmbatch.pipelines.rows import Labels, training_labels
-from mmbatch.pipelines.train_loop import Task, train_loop
+from mmbatch.pipelines.train_loop import Task
 from mmbatch.pipelines.training_plan import SplitRows
 from mmbatch.pipelines.training_rows import PARTS
+from mmbatch.pipelines.training_run import crew_of, fit
 from mmbatch.pipelines.training_state import STATE, Progress
 from mmbatch.pipelines.word_counts import most_frequent_words
 from mmbatch.progress import say
@@ -38,9 +37,6 @@ from mmbatch.workspace import Workspace
 
 LOOP_VERSION = 2
 """Raised when the loop changes what it makes of the same recipe."""
-
-FAILURES = 3
-"""Deaths of workers after which training gives up."""
 
 CURVES = "curves.png"
 
@@ -56,6 +52,79 @@ class Resources:
     """Products that go through the network at once in a worker, gradients added up; None: its whole share."""
     checkpoint_steps: int = 500
     """Steps between two checkpoints within an epoch; there is one at the end of each epoch anyway."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is fine-tuned on what: all but how (`Training`)."""
+
+    workspace: Workspace
+    name: str
+    modality: Modality
+    kind: str
+    arguments: Mapping[str, Any]
+    weights: str | None
+    start_from: str | None
+    labels: Labels
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The labelled products that have the modality; see `Labels.with_modality`."""
+        return self.labels.with_modality(self.modality)
+
+    @property
+    def learnable(self) -> bool:
+        """Whether there are rows to learn from and rows to choose by; a line says so if not."""
+        found = set(self.rows["split"]) >= {"train", "fusion"}
+        if not found:
+            say(f"finetune   {self.name}: no labelled product has {self.modality}, skipped")
+        return found
+
+    def settings(self, training: Training) -> dict[str, Any]:
+        """What decides the outcome besides the catalog, for the ledger and the card."""
+        arguments = dict(self.arguments)
+        settings = {"name": self.name, "kind": self.kind, "arguments": arguments, "training": asdict(training)}
+        return settings | self._start
+
+    def recipe(self, training: Training) -> str:
+        """Digest of everything that decides the outcome."""
+        return digest_of([LOOP_VERSION, self.settings(training), self.workspace.settings.seed, self._rows_digest])
+
+    def folder(self, training: Training) -> str:
+        """Where its checkpoints lie until the model is stored."""
+        return self.workspace.path("tmp", f"finetune-{self.name}-{self.recipe(training)[:16]}")
+
+    def task(self, training: Training, *, resources: Resources, lines: Queue) -> Task:
+        """What the workers are given; says which classes no epoch is scored on."""
+        splits = {part: SplitRows.of(self.rows, part) for part in PARTS}
+        _say_unscored(self.name, splits["train"], splits["fusion"])
+        return Task(
+            catalog=Catalog(workspace=self.workspace).pinned(),
+            seed=self.workspace.settings.seed,
+            name=self.name,
+            kind=self.kind,
+            arguments=_with_vocabulary(self.workspace, self.kind, self.arguments, self.rows),
+            weights=self.weights,
+            start_from=self.start_from,
+            training=training,
+            recipe=self.recipe(training),
+            rows={part: ray.put(found) for part, found in splits.items()},
+            classes=len(self.labels.categories),
+            micro_batch=resources.micro_batch or training.batch_size,
+            checkpoint_steps=resources.checkpoint_steps,
+            lines=lines,
+            refusals=Queue(actor_options={"num_cpus": 0}),
+        )
+
+    @cached_property
+    def _start(self) -> dict[str, str]:
+        if not self.start_from:
+            return {}
+        return {"start_from": self.start_from, "start_from_sha256": file_digest(self.start_from)}
+
+    @cached_property
+    def _rows_digest(self) -> str:
+        return self.labels.digest(self.modality)
 
 
 def finetune(
@@ -87,52 +156,40 @@ def finetune(
         The stored model; None when no train row has this modality.
     """
     labels = training_labels(Catalog(workspace=workspace))
-    rows = labels.with_modality(modality)
-    if not (rows["split"] == "train").any() or not (rows["split"] == "fusion").any():
-        say(f"finetune   {name}: no labelled product has {modality}, skipped")
+    subject = Subject(
+        workspace=workspace,
+        name=name,
+        modality=modality,
+        kind=kind,
+        arguments=arguments,
+        weights=weights,
+        start_from=start_from,
+        labels=labels,
+    )
+    if not subject.learnable:
         return None
-    _check(name, modality, training)
-    settings = {"name": name, "kind": kind, "arguments": dict(arguments), "training": asdict(training)}
-    if start_from:
-        settings |= {"start_from": start_from, "start_from_sha256": file_digest(start_from)}
-    recipe = digest_of([LOOP_VERSION, settings, workspace.settings.seed, labels.digest(modality)])
-    if found := find_model(workspace, kind="encoder", name=name, recipe=recipe):
+    check_recipe(name, modality, training)
+    if found := find_model(workspace, kind="encoder", name=name, recipe=subject.recipe(training)):
         say(f"finetune   {name}: found {found.id}")
         return found
     require_weights(kind, arguments, weights)
+    settings = subject.settings(training)
     run = Run(workspace=workspace, job="finetune_encoder", settings=settings)
-    splits = {part: SplitRows.of(rows, part) for part in PARTS}
-    _say_unscored(name, splits["train"], splits["fusion"])
     start_ray()
-    folder = workspace.path("tmp", f"finetune-{name}-{recipe[:16]}")
     with lines_from_workers() as lines:
-        task = Task(
-            catalog=Catalog(workspace=workspace).pinned(),
-            seed=workspace.settings.seed,
-            name=name,
-            kind=kind,
-            arguments=_with_vocabulary(workspace, kind, arguments, rows),
-            weights=weights,
-            start_from=start_from,
-            training=training,
-            recipe=recipe,
-            rows={part: ray.put(found) for part, found in splits.items()},
-            classes=len(labels.categories),
-            micro_batch=resources.micro_batch or training.batch_size,
-            checkpoint_steps=resources.checkpoint_steps,
-            lines=lines,
-            refusals=Queue(actor_options={"num_cpus": 0}),
-        )
-        done = _fit(task, resources, storage=folder)
+        task = subject.task(training, resources=resources, lines=lines)
+        crew = crew_of(resources.workers)
+        say(f"finetune   {name}: {crew.describe()}")
+        done = fit(task, crew, storage=subject.folder(training))
     with done.best.as_directory() as local:
         model = _publish(workspace, Path(local), labels, settings, task=task, history=done.history)
-    remove_folder(folder)
+    remove_folder(subject.folder(training))
     run.finish({"model": model.id, **model.card["metrics"]})
     say(f"finetune   {name}: stored {model.id}, macro-F1 {model.card['metrics']['macro_f1']:.4f} on the fusion rows")
     return model
 
 
-def _check(name: str, modality: Modality, training: Training) -> None:
+def check_recipe(name: str, modality: Modality, training: Training) -> None:
     """`InputError` where a recipe asks for what does not go together."""
     if training.mixup or training.cutmix:
         if modality != "image":
@@ -161,61 +218,6 @@ def _say_unscored(name: str, train: SplitRows, fusion: SplitRows) -> None:
     classes = set(train.codes.tolist())
     if missing := classes - set(fusion.codes.tolist()):
         say(f"finetune   {name}: {len(missing)} of {len(classes)} classes have no fusion row, so none scores an epoch")
-
-
-@dataclass(frozen=True)
-class _Done:
-    best: Checkpoint
-    history: list[dict[str, float]]
-
-
-def _fit(task: Task, resources: Resources, *, storage: str) -> _Done:
-    """Train on as many workers as there are resources for; `InputError` says why training cannot go on."""
-    logical, gpus = processors()
-    least, most = resources.workers or (max(1, gpus), max(1, gpus))
-    if most > max(gpus, logical - 1):
-        raise InputError(f"--workers {most}: the cluster has {gpus} GPUs and {logical} logical CPUs")
-    threads = max(1, torch.get_num_threads() // most)
-    say(
-        f"finetune   {task.name}: {least if least == most else f'{least} to {most}'} worker(s),"
-        f" {'a GPU each' if gpus else f'{threads} CPU thread(s) each'}"
-    )
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={"task": task, "threads": threads},
-        scaling_config=ScalingConfig(
-            num_workers=least if least == most else (least, most),  # type: ignore[arg-type]
-            use_gpu=bool(gpus),
-            resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {}),
-        ),
-        run_config=RunConfig(
-            name="run",
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=FAILURES - 1),
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except ray.train.WorkerGroupError as error:
-        raise InputError(_reason(task, error)) from error
-    best, _ = max(result.best_checkpoints or [], key=lambda found: float(found[1]["score"]))
-    assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as latest:
-        history: list[dict[str, float]] = torch.load(Path(latest) / STATE, weights_only=True)["progress"]["history"]
-    return _Done(best, history)
-
-
-def _reason(task: Task, error: ray.train.WorkerGroupError) -> str:
-    """What a worker said when it gave up, or how the workers died."""
-    if not task.refusals.empty():
-        return str(task.refusals.get())
-    rank, cause = min(error.worker_failures.items())
-    line = next((line for line in reversed(str(cause).strip().splitlines()) if line.strip()), type(cause).__name__)
-    return (
-        f"{task.name}: worker {rank} died {FAILURES} times, the last time of: {line.strip()}; if memory ran out, lower"
-        " --micro-batch (the step stays as large)"
-    )
 
 
 def _publish(

@@ -23,8 +23,8 @@ FLAUBERT_MERGES = ["m u 9", "mu g</w> 8", "r e 7", "re d</w> 6", "t h 5", "th e<
 """`mu`, `re` and `th` are in no word of their own: the vocabulary lacks them, as FlauBERT's may."""
 
 
-def write_camembert(folder: Path, words: list[str]) -> None:
-    """A masked language model, so without a pooler, of 34 positions, the first two of which are padding's."""
+def write_camembert(folder: Path, words: list[str], *, positions: int = 34) -> None:
+    """A masked language model, so without a pooler, the first two of whose positions are padding's."""
     special = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
     pieces = ["▁", ".", *(f"▁{word}" for word in words), *"abcdefghijklmnopqrstuvwxyz"]
     vocabulary = [(piece, -float(rank)) for rank, piece in enumerate([*special, *pieces, "<mask>"])]
@@ -35,7 +35,7 @@ def write_camembert(folder: Path, words: list[str]) -> None:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=48,
-        max_position_embeddings=34,
+        max_position_embeddings=positions,
         type_vocab_size=1,
         pad_token_id=1,
         bos_token_id=5,
@@ -45,10 +45,14 @@ def write_camembert(folder: Path, words: list[str]) -> None:
     CamembertForMaskedLM(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 
-def write_flaubert(folder: Path) -> None:
-    """A masked language model of 30 positions; its tokenizer is a vocabulary and merges, without tokenizer.json."""
+def write_flaubert(folder: Path, *, width: int = 32, layers: int = 2, positions: int = 30) -> None:
+    """A masked language model; its tokenizer is a vocabulary and merges, without tokenizer.json."""
     config = FlaubertConfig(
-        vocab_size=len(FLAUBERT_VOCABULARY), emb_dim=32, n_layers=2, n_heads=2, max_position_embeddings=30
+        vocab_size=len(FLAUBERT_VOCABULARY),
+        emb_dim=width,
+        n_layers=layers,
+        n_heads=2,
+        max_position_embeddings=positions,
     )
     torch.manual_seed(2)
     FlaubertWithLMHeadModel(config).save_pretrained(folder)  # type: ignore[no-untyped-call]

@@ -1,0 +1,111 @@
+"""One run of training on Ray Train: its workers, its checkpoints, and why it cannot go on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchTrainer
+
+from mmbatch.errors import InputError
+from mmbatch.pipelines.cluster import processors
+from mmbatch.pipelines.train_loop import Task, train_loop
+from mmbatch.pipelines.training_state import STATE
+
+FAILURES = 3
+"""Deaths of workers after which training gives up."""
+
+RUN = "run"
+"""Ray Train's name for a run within its folder."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The workers of one run."""
+
+    least: int
+    most: int
+    gpus: bool
+    """A GPU for each."""
+    threads: int
+    """CPU threads of each."""
+
+    def describe(self) -> str:
+        """`2 to 4 worker(s), a GPU each`."""
+        number = self.least if self.least == self.most else f"{self.least} to {self.most}"
+        return f"{number} worker(s), {'a GPU each' if self.gpus else f'{self.threads} CPU thread(s) each'}"
+
+
+def crew_of(workers: tuple[int, int] | None) -> Crew:
+    """Fewest and most workers, or as many as there are resources for; `InputError` where more are asked for."""
+    logical, gpus = processors()
+    least, most = workers or (max(1, gpus), max(1, gpus))
+    if most > max(gpus, logical - 1):
+        raise InputError(f"--workers {most}: the cluster has {gpus} GPUs and {logical} logical CPUs")
+    return Crew(least, most, gpus=bool(gpus), threads=max(1, torch.get_num_threads() // most))
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run of training leaves."""
+
+    best: Checkpoint
+    history: list[dict[str, float]]
+    """One entry per epoch (`Progress.history`)."""
+
+
+def fit(task: Task, crew: Crew, *, storage: str, callbacks: Sequence[UserCallback] = ()) -> Done:
+    """Train, from the last checkpoint below `storage` on; `InputError` says why training cannot go on."""
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"task": task, "threads": crew.threads},
+        scaling_config=ScalingConfig(
+            num_workers=crew.least if crew.least == crew.most else (crew.least, crew.most),  # type: ignore[arg-type]
+            use_gpu=crew.gpus,
+            resources_per_worker={"CPU": 1} | ({"GPU": 1} if crew.gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=RUN,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=FAILURES - 1),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
+            callbacks=list(callbacks),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        raise InputError(_reason(task, error)) from error
+    best, _ = max(result.best_checkpoints or [], key=lambda found: float(found[1]["score"]))
+    return Done(best, _history(result))
+
+
+def history_at(storage: str) -> list[dict[str, float]]:
+    """The epochs that a run below `storage`, ended or not, has finished; none where there is no checkpoint."""
+    try:
+        return _history(ray.train.Result.from_path(f"{storage}/{RUN}"))
+    except RuntimeError:  # Ray's word for a folder that is not there
+        return []
+
+
+def _history(result: ray.train.Result) -> list[dict[str, float]]:
+    if result.checkpoint is None:
+        return []
+    with result.checkpoint.as_directory() as latest:
+        state = torch.load(Path(latest) / STATE, weights_only=True, map_location="cpu")
+    history: list[dict[str, float]] = state["progress"]["history"]
+    return history
+
+
+def _reason(task: Task, error: ray.train.WorkerGroupError) -> str:
+    """What a worker said when it gave up, or how the workers died."""
+    if not task.refusals.empty():
+        return str(task.refusals.get())
+    rank, cause = min(error.worker_failures.items())
+    line = next((line for line in reversed(str(cause).strip().splitlines()) if line.strip()), type(cause).__name__)
+    return (
+        f"{task.name}: worker {rank} died {FAILURES} times, the last time of: {line.strip()}; if memory ran out, lower"
+        " --micro-batch (the step stays as large)"
+    )

@@ -1,0 +1,122 @@
+"""A few real products, written out as each of the published systems got its catalog."""
+
+import csv
+import json
+import re
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmbatch.images import ImageError, check_image
+from mmbatch.presets import rakuten
+from mmbatch.sample import write_sample
+
+FLIPKART = Path(__file__).resolve().parents[1] / "../shared/data/flipkart_1050.parquet"
+CLASSES, PER_CLASS, RARE = 5, 9, 2
+"""Classes with products for all splits, products of each, and products of one more class: too few to hold one out."""
+DESCRIPTION = 80
+"""Characters that are kept of a description."""
+
+
+@dataclass(frozen=True)
+class Product:
+    number: int
+    title: str
+    description: str | None
+    image: bytes
+    path: list[str]
+    code: int
+    """Of the first level, from 1."""
+
+
+def small_catalog(folder: Path) -> list[Product]:
+    """Of the Flipkart sample, or of the built-in catalog where that is not beside the checkout."""
+    file = FLIPKART if FLIPKART.exists() else Path(write_sample(str(folder), rows=600, seed=1)[0])
+    rows = [row for row in pq.read_table(file).to_pylist() if _whole(row)]
+    rows.sort(key=lambda row: (row["category_path"][0], row["product_id"]))
+    by_class = [list(same) for _, same in groupby(rows, key=lambda row: str(row["category_path"][0]))]
+    chosen = [same[:PER_CLASS] for same in by_class[:CLASSES]] + [by_class[CLASSES][:RARE]]
+    coded = [(code, row) for code, same in enumerate(chosen, 1) for row in same]
+    return [
+        Product(
+            number=1_000 + at,
+            title=row["title"],
+            description=row["description"] and row["description"][:DESCRIPTION],
+            image=row["image"],
+            path=row["category_path"],
+            code=code,
+        )
+        for at, (code, row) in enumerate(coded)
+    ]
+
+
+def _whole(row: dict[str, Any]) -> bool:
+    if not (row["title"] and row["image"] and row["category_path"]):
+        return False
+    try:
+        check_image(row["image"])
+    except ImageError:
+        return False
+    return True
+
+
+def write_rakuten(folder: Path, products: list[Product]) -> Path:
+    """The challenge's two CSV files and its photos, joined by the command in the preset's documentation."""
+    (folder / "image_train").mkdir(parents=True)
+    for product in products:
+        (folder / f"image_train/image_{7 * product.number}_product_{product.number}.jpg").write_bytes(product.image)
+    text = [[at, p.title, p.description, p.number, 7 * p.number] for at, p in enumerate(products)]
+    labels = [[at, 10 * p.code] for at, p in enumerate(products)]
+    _write_csv(folder / "X_train_update.csv", ["", "designation", "description", "productid", "imageid"], text)
+    _write_csv(folder / "Y_train_CVw08PX.csv", ["", "prdtypecode"], labels)
+    command = re.search(r'duckdb -c "(.*?)"\n', rakuten.__doc__ or "", re.DOTALL)
+    assert command is not None
+    with duckdb.connect() as connection:
+        connection.execute(f"SET file_search_path = '{folder}'")
+        connection.execute(command[1].replace("'rakuten.parquet'", f"'{folder}/rakuten.parquet'"))
+    return folder / "rakuten.parquet"
+
+
+def write_flipkart(folder: Path, products: list[Product], site: str) -> Path:
+    """The CSV file of Kaggle, and its images as a web server below `site` would have them."""
+    folder.mkdir(parents=True)
+    rows = []
+    for product in products:
+        (folder / f"{product.number}.jpeg").write_bytes(product.image)
+        tree = [" >> ".join(product.path)]
+        images = [f"{site}/{product.number}.jpeg", f"{site}/{product.number}-2.jpeg"]
+        rows.append([f"u{product.number}", product.title, json.dumps(tree), 379.0, json.dumps(images), "No rating"])
+        rows[-1].append(product.description)
+    header = ["uniq_id", "product_name", "product_category_tree", "retail_price", "image", "product_rating"]
+    _write_csv(folder / "flipkart_com-ecommerce_sample.csv", [*header, "description"], rows)
+    return folder / "flipkart_com-ecommerce_sample.csv"
+
+
+def write_kakao(folder: Path, products: list[Product]) -> Path:
+    """The arena's fields as Parquet: made-up vectors around a centre of each class, codes with -1 for no level."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(6)
+    centres = rng.random((CLASSES + 2, 2048), np.float32)
+    vectors = [centres[p.code] + rng.random(2048, np.float32) for p in products]
+    rows = {
+        "pid": [f"O{p.number:010d}" for p in products],
+        "product": [p.title for p in products],
+        "img_feat": pa.array(vectors, pa.list_(pa.float32())),
+        "bcateid": pa.array([p.code for p in products], pa.int32()),
+        "mcateid": pa.array([10 * p.code for p in products], pa.int32()),
+        "scateid": pa.array([100 * p.code if p.number % 2 else -1 for p in products], pa.int32()),
+        "dcateid": pa.array([-1] * len(products), pa.int32()),
+    }
+    pq.write_table(pa.table(rows), folder / "train-01.parquet")
+    return folder / "train-01.parquet"
+
+
+def _write_csv(file: Path, header: list[str], rows: list[list[Any]]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
