@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -10,6 +11,7 @@ from jobs._cli import TrainingJob, plan, run_job, weights_folder
 from mmbatch.errors import InputError
 from mmbatch.models import Model
 from mmbatch.presets import EncoderRecipe, preset_named
+from mmbatch.progress import say
 from mmbatch.training import Training
 from mmbatch.workspace import Workspace, normalise_uri
 
@@ -31,6 +33,9 @@ class FinetuneEncoder(TrainingJob):
     start_from: str | None = None
     """File of weights that replace the pretrained ones before training: a plain state dict, .safetensors or .pth. With
     --encoder only."""
+    sweep: int | None = None
+    """Try this many recipes around the encoder's own with Ray Tune, keep a table of them, and store the best one's
+    model. With --encoder only."""
     workers: str | None = None
     """Training processes: a number, or FEWEST:MOST to go on with as many as there are. Default: one per GPU, or one
     where there is none."""
@@ -46,13 +51,16 @@ def main(config: FinetuneEncoder) -> dict[str, Any]:
     workspace = Workspace.open(config.workspace)
     recipes = [changed(recipe, config.training) for recipe in chosen(workspace, config.encoder)]
     workers = _workers(config.workers)
-    for flag, value in (("--micro-batch", config.micro_batch), ("--checkpoint-steps", config.checkpoint_steps)):
+    for flag in ("sweep", "micro_batch", "checkpoint_steps"):
+        value = getattr(config, flag)
         if value is not None and value < 1:
-            raise InputError(f"{flag} {value}: expected 1 or more")
+            raise InputError(f"--{flag.replace('_', '-')} {value}: expected 1 or more")
     if config.start_from and config.encoder is None:
         raise InputError(f"--start-from {config.start_from}: name the encoder that it is for with --encoder")
+    if config.sweep is not None and config.encoder is None:
+        raise InputError(f"--sweep {config.sweep}: name the encoder that it is for with --encoder")
     if config.dry_run:
-        return plan(config, encoders=[asdict(recipe) for recipe in recipes])
+        return plan(config, encoders=[asdict(recipe) for recipe in recipes], **_search(config, recipes))
 
     from mmbatch.pipelines.finetune import Resources
 
@@ -60,9 +68,9 @@ def main(config: FinetuneEncoder) -> dict[str, Any]:
     weights = weights_folder(config)
     start_from = normalise_uri(config.start_from) if config.start_from else None
     with workspace.writing("finetune_encoder", wait_s=config.wait) as workspace:
+        train = finetune_recipe if config.sweep is None else partial(_swept, config)
         models = [
-            finetune_recipe(workspace, recipe, weights=weights, start_from=start_from, resources=resources)
-            for recipe in recipes
+            train(workspace, recipe, weights=weights, start_from=start_from, resources=resources) for recipe in recipes
         ]
     return {"encoders": {model.id: model.card["metrics"] for model in models if model}}
 
@@ -89,6 +97,47 @@ def finetune_recipe(
         start_from=start_from,
         resources=resources or Resources(),
     )
+
+
+def _swept(
+    config: FinetuneEncoder,
+    workspace: Workspace,
+    recipe: EncoderRecipe,
+    *,
+    weights: str | None,
+    start_from: str | None,
+    resources: "Resources",
+) -> Model | None:
+    """The model of the best recipe around the encoder's own, and the flags that make it again."""
+    from mmbatch.pipelines.sweep import sweep
+
+    assert config.sweep is not None
+    found = sweep(
+        workspace,
+        name=recipe.name,
+        modality=recipe.modality,
+        kind=recipe.kind,
+        arguments=recipe.arguments,
+        training=recipe.training,
+        weights=weights,
+        start_from=start_from,
+        resources=resources,
+        count=config.sweep,
+    )
+    if found is None:
+        return None
+    flags = " ".join([*config.training, *found.changes])
+    say(f"sweep      the same without a sweep: --encoder {recipe.name}" + (f" --training {flags}" if flags else ""))
+    return found.model
+
+
+def _search(config: FinetuneEncoder, recipes: Sequence[EncoderRecipe]) -> dict[str, Any]:
+    """What a sweep would try, for the dry run."""
+    if config.sweep is None:
+        return {}
+    from mmbatch.sweep import search_of
+
+    return {"search": {recipe.name: {"trials": config.sweep, **asdict(search_of(recipe.kind))} for recipe in recipes}}
 
 
 def _workers(flag: str | None) -> tuple[int, int] | None:

@@ -66,7 +66,7 @@ class Search:
         return replace(training, **found)
 
 
-TRIED = ("learning_rate", "classifier_learning_rate", *(field.name for field in fields(Search))[1:])
+TRIED = ("learning_rate", "classifier_learning_rate", *[field.name for field in fields(Search)][1:])
 """Fields of `Training` that a sweep changes: columns of the table."""
 
 

@@ -49,7 +49,7 @@ def start_ray() -> None:
     failpoints = {name: os.environ[name] for name in (VARIABLE, LOG) if name in os.environ}
     environment = {"env_vars": ALLOCATOR | {"TOKENIZERS_PARALLELISM": "false"} | failpoints}
     handler = signal.getsignal(signal.SIGTERM)
-    if os.environ.get("RAY_ADDRESS"):
+    if joined():
         ray.init(runtime_env=environment, **quiet)
     else:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core reports its own restart policy as errors
@@ -118,6 +118,11 @@ def _own_error(error: BaseException | None) -> MmbatchError | None:
             return type(cause)(str(cause).partition("\n")[0])  # Ray Data adds lines about its own retries
         error = cause or error.__cause__
     return None
+
+
+def joined() -> bool:
+    """Whether Ray is a cluster that was there before, and not this job's own."""
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def processors() -> tuple[int, int]:

@@ -29,6 +29,7 @@ from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table
 from mmbatch.runs import Run, new_run_id, runs_table, tie_out
 from mmbatch.storage import filesystem_of
+from mmbatch.sweep import trials_table
 from mmbatch.tables import FileEntry, Snapshot, Table
 from mmbatch.workspace import Workspace
 
@@ -211,6 +212,7 @@ def _known_tables(workspace: Workspace) -> dict[str, Table]:
         "predictions": Predictions(workspace=workspace).table,
         "quarantine": quarantine_table(workspace),
         "runs": runs_table(workspace),
+        "trials": trials_table(workspace),
         **{f"features/{store.encoder}": store.table for store in _stores(workspace)},
     }
 

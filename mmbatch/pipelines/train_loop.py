@@ -1,5 +1,6 @@
 """What each Ray Train worker runs: one loop for every encoder."""
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,11 +78,15 @@ class Task:
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """Fine-tune one encoder and report every epoch's scores with a checkpoint; `config` holds `task` and `threads`."""
+    """Fine-tune one encoder and report every epoch's scores with a checkpoint; `config` holds `task` and `threads`.
+
+    `threads` are those of torch on a machine, shared by its workers; None: as many as it has processors.
+    """
     task: Task = config["task"]
     if not task.refusals.empty():
         raise InputError("given up before")  # the first worker's reason is the one that is told
-    torch.set_num_threads(config["threads"])
+    here = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(max(1, (config["threads"] or os.cpu_count() or 1) // here))
     try:
         _Loop(task).run()
     except InputError as error:

@@ -10,7 +10,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from mmbatch.errors import InputError
-from mmbatch.pipelines.cluster import processors
+from mmbatch.pipelines.cluster import joined, processors
 from mmbatch.pipelines.train_loop import Task, train_loop
 from mmbatch.pipelines.training_state import STATE
 
@@ -29,22 +29,28 @@ class Crew:
     most: int
     gpus: bool
     """A GPU for each."""
-    threads: int
-    """CPU threads of each."""
+    threads: int | None
+    """Of torch on a machine, shared by its workers; None: as many as it has processors."""
 
     def describe(self) -> str:
         """`2 to 4 worker(s), a GPU each`."""
         number = self.least if self.least == self.most else f"{self.least} to {self.most}"
-        return f"{number} worker(s), {'a GPU each' if self.gpus else f'{self.threads} CPU thread(s) each'}"
+        threads = f"{self.threads} CPU thread(s)" if self.threads else "every machine's processors"
+        return f"{number} worker(s), {'a GPU each' if self.gpus else threads}"
 
 
 def crew_of(workers: tuple[int, int] | None) -> Crew:
-    """Fewest and most workers, or as many as there are resources for; `InputError` where more are asked for."""
+    """Fewest and most workers, or as many as there are resources for.
+
+    `InputError` where fewer than the fewest fit on this machine; a cluster may be waiting for more machines.
+    """
     logical, gpus = processors()
     least, most = workers or (max(1, gpus), max(1, gpus))
-    if most > max(gpus, logical - 1):
-        raise InputError(f"--workers {most}: the cluster has {gpus} GPUs and {logical} logical CPUs")
-    return Crew(least, most, gpus=bool(gpus), threads=max(1, torch.get_num_threads() // most))
+    if joined():
+        return Crew(least, most, gpus=bool(gpus), threads=None)
+    if least > (gpus or logical - 1):
+        raise InputError(f"--workers {least}: this machine has {gpus} GPUs and room for {logical - 1} workers on CPUs")
+    return Crew(least, most, gpus=bool(gpus), threads=torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def fit(task: Task, crew: Crew, *, storage: str, callbacks: Sequence[UserCallbac
             storage_path=storage,
             failure_config=FailureConfig(max_failures=FAILURES - 1),
             checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
-            callbacks=list(callbacks),
+            callbacks=list(callbacks),  # type: ignore[arg-type]
         ),
     )
     try:
