@@ -4,8 +4,8 @@
     python -m benchmarks.training workers --source FILE --weights DIR --folder DIR --encoder NAME [--epochs 4]
     python -m benchmarks.training resume  --source FILE --weights DIR --folder DIR --encoder NAME
 
-steps    steps per second of `jobs.finetune_encoder` with one worker of one thread, all decoding included, beside a plain
-         PyTorch loop of one thread over the same batches, decoded and tokenised beforehand, run before and after
+steps    steps per second of `jobs.finetune_encoder` with one worker of one thread, all decoding included, beside a
+         plain PyTorch loop of one thread over the same batches, decoded and tokenised beforehand, run before and after
 workers  two workers of one thread each beside one worker of one thread, bound to one processor with its decoding
 resume   seconds from the start of a job whose run was killed to its first step
 
@@ -122,14 +122,14 @@ def trained(flags: argparse.Namespace, *more: str, prefix: Sequence[str] = ()) -
 
 def steps(flags: argparse.Namespace) -> dict[str, Any]:
     """Our loop between two runs of the plain one."""
-    before = _plain_apart(flags)
+    before = _plain_apart()
     ours = trained(flags, "weight_decay=0.011", "--workers", "1")
-    after = _plain_apart(flags)
+    after = _plain_apart()
     limit = (before["steps_per_s"] + after["steps_per_s"]) / 2
     return {"ours": ours, "plain": [before, after], "ratio": ours["steps_per_s"] / limit}
 
 
-def _plain_apart(flags: argparse.Namespace) -> dict[str, Any]:
+def _plain_apart() -> dict[str, Any]:
     """`plain` in a process of its own that has the job's allocator settings."""
     command = [sys.executable, "-m", "benchmarks.training", "plain", *sys.argv[2:]]
     done = subprocess.run(command, check=True, env=os.environ | ALLOCATOR, stdout=subprocess.PIPE, text=True)
