@@ -15,6 +15,7 @@ from mmbatch.drill.findings import summary
 from mmbatch.drill.kills import Kill, planned
 from mmbatch.drill.ledger import ledger_faults
 from mmbatch.drill.local_ray import LocalRay
+from mmbatch.drill.processes import Night, nursery
 from mmbatch.errors import InputError, MmbatchError
 from mmbatch.failpoints import POINTS
 from mmbatch.runs import Run
@@ -137,3 +138,13 @@ def test_three_kills_lose_nothing(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert result["kills"] == 3
     assert (result["lost"], result["twice"], result["different"], result["faults"]) == (0, 0, 0, [])
+
+
+def test_a_night_in_which_nothing_happens_is_given_up(tmp_path: Path) -> None:
+    deaths = tmp_path / "deaths"
+    deaths.touch()
+    night = Night(nursery("tests.silent_night"), "tests.silent_night", [], {}, tmp_path / "night.log")
+    assert night.wait_for_line(within=60)
+    assert not night.ends(patience_s=0.5, deaths=deaths)
+    assert night.kill()
+    assert night.ends(patience_s=0.5, deaths=deaths)

@@ -24,7 +24,7 @@ PREPARATION_S = 900.0
 """After which a night that nobody disturbs counts as hung: a machine may be busy, but not that busy."""
 
 PATIENCE = 8
-"""A night that has not ended after so many times the undisturbed one's length, and `MIN_PATIENCE_S`, hangs."""
+"""A night in which nothing happens for so many times the undisturbed one's length, and `MIN_PATIENCE_S`, hangs."""
 
 MIN_PATIENCE_S = 60.0
 
@@ -143,8 +143,8 @@ class Drill:
         shots = []
         if planned_kill is not None and night.wait_for_line(within=self.patience_s):
             shots = list(self._shoot(night, planned_kill, left))
-        if not night.ended(within=self.patience_s - (time.monotonic() - night.began)):
-            self.findings.faults.append(f"no end after {self.patience_s:.0f} s, last line: {night.last_line()}")
+        if not night.ends(patience_s=self.patience_s, deaths=log):
+            self.findings.faults.append(f"nothing for {self.patience_s:.0f} s, last line: {night.last_line()}")
             night.kill()
         if planned_kill is not None and planned_kill.point and (dead := log.read_text().splitlines()):
             what = f"{environment[VARIABLE]} {len(dead)} process(es)"

@@ -30,6 +30,18 @@ class Night:
         self.process.join(max(0.0, within))
         return self.process.exitcode is not None
 
+    def ends(self, *, patience_s: float, deaths: Path) -> bool:
+        """Wait until it has ended; False when it goes on and nothing has happened for so long: no line, no death.
+
+        A failpoint that kills every process at its second file leaves one file a process: slow, and no standstill. Ten
+        times the patience is the end in any case.
+        """
+        while not self.ended(within=1.0):
+            last = max(file.stat().st_mtime for file in (self.log, deaths))
+            if time.time() - last > patience_s or time.monotonic() - self.began > 10 * patience_s:
+                return False
+        return True
+
     def wait_for_line(self, *, within: float) -> bool:
         """Wait until it has printed something; False when it ended, or was silent for so long."""
         deadline = time.monotonic() + within
