@@ -84,22 +84,30 @@ def train_loop(config: dict[str, Any]) -> None:
     """
     task: Task = config["task"]
     if not task.refusals.empty():
-        raise InputError("given up before")  # the first worker's reason is the one that is told
-    here = ray.train.get_context().get_local_world_size()
-    torch.set_num_threads(max(1, (config["threads"] or os.cpu_count() or 1) // here))
+        return  # started again after one refused: the driver tells why
+    context = ray.train.get_context()
+    torch.set_num_threads(max(1, (config["threads"] or os.cpu_count() or 1) // context.get_local_world_size()))
     try:
         _Loop(task).run()
-    except InputError as error:
-        task.refusals.put(str(error))
-        raise
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "enough memory" in str(error)):
+    except (InputError, torch.OutOfMemoryError, RuntimeError) as error:
+        reason = _refusal(task, error)
+        if reason is None:
             raise
-        task.refusals.put(
-            f"{task.name}: too little memory for {task.micro_batch} products at once: lower --micro-batch"
-            f" (the step stays as large). {str(error).partition(chr(10))[0]}"
+        task.refusals.put(reason)
+        if context.get_world_size() > 1:
+            raise  # the other workers wait for this one's gradients
+
+
+def _refusal(task: Task, error: Exception) -> str | None:
+    """Why nobody could go on, in one line; None for an error after which a new worker may."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "enough memory" in str(error):
+        return (
+            f"{task.name}: too little memory for {task.micro_batch} products at once: lower --micro-batch (the step"
+            f" stays as large). {str(error).partition(chr(10))[0]}"
         )
-        raise
+    return None
 
 
 class _Loop:

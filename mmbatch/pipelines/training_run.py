@@ -84,6 +84,8 @@ def fit(task: Task, crew: Crew, *, storage: str, callbacks: Sequence[UserCallbac
         result = trainer.fit()
     except ray.train.WorkerGroupError as error:
         raise InputError(_reason(task, error)) from error
+    if not task.refusals.empty():
+        raise InputError(str(task.refusals.get()))
     best, _ = max(result.best_checkpoints or [], key=lambda found: float(found[1]["score"]))
     return Done(best, _history(result))
 

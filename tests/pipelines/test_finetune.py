@@ -128,6 +128,7 @@ def test_two_workers_make_the_same_steps(workspace: Workspace, model: Model) -> 
     assert curve(two, "rows") == curve(model, "rows")
 
 
+@pytest.mark.slow
 def test_micro_batches_make_the_same_steps(workspace: Workspace, model: Model) -> None:
     np.testing.assert_allclose(curve(fit(workspace, "micro", micro_batch=3)), curve(model), rtol=1e-4)
 
@@ -157,6 +158,7 @@ def test_a_loss_that_is_no_number_names_step_and_products(workspace: Workspace) 
         fit(workspace, "nan", replace(TRAINING, learning_rate=1e30, classifier_learning_rate=1e30))
 
 
+@pytest.mark.slow
 def test_a_photo_that_is_gone_is_left_out_and_counted(source: Path, tmp_path: Path, local_ray: None) -> None:
     workspace = store(source, tmp_path / "w")
     labels = Catalog(workspace=workspace).labels().to_pylist()
@@ -222,6 +224,7 @@ def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, uninter
     assert found.id == uninterrupted.id
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_again_and_again_ends_the_run(source: Path, tmp_path: Path, local_ray: None) -> None:
     workspace = store(source, tmp_path / "w")
     done = run_job("finetune_encoder", "--workspace", workspace.uri, *FLAGS, **{VARIABLE: "step:1"})
