@@ -70,6 +70,7 @@ def tried(workspace: Workspace, swept: Swept) -> list[dict[str, Any]]:
     return sorted(rows(workspace), key=lambda row: int(row["trial"]))
 
 
+@pytest.mark.slow
 def test_the_best_trials_model_is_stored_and_nothing_else_is_left(
     workspace: Workspace, swept: Swept, tried: list[dict[str, Any]]
 ) -> None:
@@ -82,6 +83,7 @@ def test_the_best_trials_model_is_stored_and_nothing_else_is_left(
     assert not list(Path(workspace.path("tmp")).glob("*"))
 
 
+@pytest.mark.slow
 def test_the_table_has_every_trial_and_why_one_failed(tried: list[dict[str, Any]]) -> None:
     assert [row["trial"] for row in tried] == [0, 1, 2]
     assert tried[0]["reason"].startswith("loss is nan in epoch 1, step ")
@@ -94,6 +96,7 @@ def test_the_table_has_every_trial_and_why_one_failed(tried: list[dict[str, Any]
         assert row["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_the_printed_changes_make_the_same_model_without_a_sweep(workspace: Workspace, swept: Swept) -> None:
     changed = {name: float(value) for name, _, value in (change.partition("=") for change in swept.changes)}
     changed["batch_size"] = int(changed.get("batch_size", RECIPE.batch_size))
@@ -101,6 +104,7 @@ def test_the_printed_changes_make_the_same_model_without_a_sweep(workspace: Work
     assert fit(workspace, "swept", again).id == swept.model.id
 
 
+@pytest.mark.slow
 def test_only_the_failed_trial_is_tried_again(workspace: Workspace, swept: Swept, tried: list[dict[str, Any]]) -> None:
     assert run(workspace, count=3).model.id == swept.model.id
     ran = last_run(workspace, "sweep")
