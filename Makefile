@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKSPACE ?= demo
 KILLS ?= 300
 
-.PHONY: demo test test-slow s3-server test-s3 drill check clean
+.PHONY: demo test test-slow test-training s3-server test-s3 drill check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m jobs.pipeline --workspace $(WORKSPACE)
@@ -15,6 +15,10 @@ test: $(VENV)/.develop
 
 test-slow: $(VENV)/.develop
 	$(BIN)/python -m pytest -m slow
+
+# Every preset from its own raw layout, and training that goes on after each kind of kill.
+test-training: $(VENV)/.develop
+	$(BIN)/python -m pytest tests/pipelines/test_finetune.py tests/test_presets.py
 
 # Ceph's RADOS gateway: a real object store, which the tests start for themselves and remove after. Needs root.
 s3-server:

@@ -1,6 +1,6 @@
 """Catalog, labels -> encoders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from mmbatch.errors import InputError
 from mmbatch.models import Model
 from mmbatch.presets import EncoderRecipe, preset_named
 from mmbatch.progress import say
-from mmbatch.training import Training
+from mmbatch.training import Augmentation, Lora, Training
 from mmbatch.workspace import Workspace, normalise_uri
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def main(config: FinetuneEncoder) -> dict[str, Any]:
     weights = weights_folder(config)
     start_from = normalise_uri(config.start_from) if config.start_from else None
     with workspace.writing("finetune_encoder", wait_s=config.wait) as workspace:
+        check_recipes(workspace, [] if config.start_from else recipes, weights=weights)
         train = finetune_recipe if config.sweep is None else partial(_swept, config)
         models = [
             train(workspace, recipe, weights=weights, start_from=start_from, resources=resources) for recipe in recipes
@@ -97,6 +98,26 @@ def finetune_recipe(
         start_from=start_from,
         resources=resources or Resources(),
     )
+
+
+def check_recipes(workspace: Workspace, recipes: Sequence[EncoderRecipe], *, weights: str | None) -> None:
+    """`InputError` where one of the encoders could not be trained, before the first is."""
+    from mmbatch.catalog import Catalog
+    from mmbatch.pipelines.finetune import Subject
+    from mmbatch.pipelines.rows import training_labels
+
+    labels = training_labels(Catalog(workspace=workspace))
+    for recipe in recipes:
+        Subject(
+            workspace=workspace,
+            name=recipe.name,
+            modality=recipe.modality,
+            kind=recipe.kind,
+            arguments=recipe.arguments,
+            weights=weights,
+            start_from=None,
+            labels=labels,
+        ).check(recipe.training)
 
 
 def _swept(
@@ -150,17 +171,30 @@ def _workers(flag: str | None) -> tuple[int, int] | None:
 
 
 def changed(recipe: EncoderRecipe, fields: Sequence[str]) -> EncoderRecipe:
-    """The recipe with some fields of its training set anew; the process ends with a usage line where one is unknown."""
-    flags: list[str] = []
+    """The recipe with some fields of its training set anew; the process ends with a usage line where one is unknown.
+
+    A field of `augmentation` or `lora` switches that part on, and the part's name with `None` off.
+    """
+    training, flags = recipe.training, list[str]()
     for pair in fields:
         name, equals, value = pair.partition("=")
         if not equals:
             raise InputError(f"--training {pair}: expected field=value")
-        flags += [f"--{name.replace('_', '-')}", *value.split(",")]
-    if not flags:
-        return recipe
-    training = tyro.cli(Training, args=flags, default=recipe.training, prog="--training")
+        part = name.partition(".")[0]
+        if name in _PARTS and value == "None":
+            off: dict[str, Any] = {name: None}
+            training = replace(training, **off)
+            continue
+        if name != part and part in _PARTS and getattr(training, part) is None:
+            training = replace(training, **{part: _PARTS[part]()})
+        flags += [f"--{name.replace('_', '-')}", *filter(None, value.split(","))]
+    if flags:
+        plain = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+        training = tyro.cli(Training, args=flags, default=training, prog="--training", config=plain)
     return replace(recipe, training=training)
+
+
+_PARTS: Mapping[str, Callable[[], Any]] = {"augmentation": Augmentation, "lora": Lora}
 
 
 def chosen(workspace: Workspace, name: str | None) -> list[EncoderRecipe]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs._cli import TrainingJob, plan, run_job, weights_folder
 from jobs._source import SourceJob, check_source, open_or_create
-from jobs.finetune_encoder import finetune_recipe
+from jobs.finetune_encoder import check_recipes, finetune_recipe
 from mmbatch.errors import InputError
 from mmbatch.presets import Preset
 from mmbatch.progress import say
@@ -70,6 +70,7 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
         timings[stage], clock = time.monotonic() - clock, time.monotonic()
 
     encoders = []
+    check_recipes(workspace, preset.encoders, weights=weights)
     for recipe in preset.encoders:
         model = finetune_recipe(workspace, recipe, weights=weights)
         encoders += [model] if model else []

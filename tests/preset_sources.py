@@ -18,7 +18,7 @@ from mmbatch.presets import rakuten
 from mmbatch.sample import write_sample
 
 FLIPKART = Path(__file__).resolve().parents[1] / "../shared/data/flipkart_1050.parquet"
-CLASSES, PER_CLASS, RARE = 5, 9, 2
+CLASSES, PER_CLASS, RARE = 5, 6, 2
 """Classes with products for all splits, products of each, and products of one more class: too few to hold one out."""
 DESCRIPTION = 80
 """Characters that are kept of a description."""

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 
 from jobs import finetune_encoder, ingest
 from mmbatch.catalog import HASH_COLUMNS, Catalog
+from mmbatch.encoders import encode, load_encoder
 from mmbatch.errors import InputError
 from mmbatch.models import Model, list_models
 from mmbatch.pipelines.cluster import start_ray
@@ -24,7 +26,16 @@ from mmbatch.presets import PRESETS, EncoderRecipe
 from mmbatch.quarantine import quarantine_table
 from mmbatch.training import Training
 from mmbatch.workspace import Workspace
-from tests.preset_sources import CLASSES, RARE, Product, small_catalog, write_flipkart, write_kakao, write_rakuten
+from tests.preset_sources import (
+    CLASSES,
+    PER_CLASS,
+    RARE,
+    Product,
+    small_catalog,
+    write_flipkart,
+    write_kakao,
+    write_rakuten,
+)
 from tests.preset_twins import write_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
@@ -101,7 +112,30 @@ def finetune(workspace: Workspace, recipe: EncoderRecipe, weights: str | None, *
     return next(model for model in list_models(workspace, "encoder") if model.name == recipe.name)
 
 
-def vectors(workspace: Workspace, model: Model) -> np.ndarray:
+def frozen(recipe: EncoderRecipe) -> tuple[str, ...]:
+    """Flags that keep networks of full size as they are, so that a step takes a second."""
+    return ("frozen=backbone",) if recipe.kind == "timm" else ()
+
+
+def some_vectors(workspace: Workspace, model: Model) -> np.ndarray:
+    """Of the first bucket's products, computed here."""
+    catalog, column = Catalog(workspace=workspace), HASH_COLUMNS[model.card["modality"]]
+    hashes = catalog.labels([0])[column].drop_null().combine_chunks()
+    encoder = load_encoder(Path(model.uri))
+    prepared = encoder.prepare(catalog.content(encoder.modality, 0, hashes))
+    assert not prepared.failures
+    with torch.inference_mode():
+        return encode(encoder, prepared.inputs, "cpu")
+
+
+def assert_vectors(found: np.ndarray, *, width: int) -> None:
+    """They are of that width, finite, and tell most products apart."""
+    assert found.shape[1] == width
+    assert np.isfinite(found).all()
+    assert len(np.unique(found, axis=0)) > len(found) / 2
+
+
+def stored_vectors(workspace: Workspace, model: Model) -> np.ndarray:
     """Of the catalog's products that have the encoder's modality, `[N, width]`."""
     buckets = range(workspace.settings.buckets)
     column = HASH_COLUMNS[model.card["modality"]]
@@ -111,6 +145,7 @@ def vectors(workspace: Workspace, model: Model) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", sorted(WIDTHS))
 def test_a_preset_trains_and_encodes_its_own_catalog(
     preset: str,
@@ -127,11 +162,10 @@ def test_a_preset_trains_and_encodes_its_own_catalog(
 
     models = []
     for recipe in PRESETS[preset].encoders:
-        frozen = ("frozen=backbone",) if recipe.kind == "timm" else ()
-        model = finetune(workspace, recipe, weights, *frozen)
+        model = finetune(workspace, recipe, weights, *frozen(recipe))
         models.append(model)
         asked: Training = replace(recipe.training, epochs=1, batch_size=8)
-        asked = replace(asked, frozen=("backbone",)) if frozen else asked
+        asked = replace(asked, frozen=("backbone",)) if frozen(recipe) else asked
         trained = model.card["training"]
         assert (trained["kind"], trained["arguments"]) == (recipe.kind, recipe.arguments)
         assert trained["training"] == json.loads(json.dumps(asdict(asked)))
@@ -141,12 +175,23 @@ def test_a_preset_trains_and_encodes_its_own_catalog(
         assert said in capsys.readouterr().err
     assert {model.name: model.card["width"] for model in models} == WIDTHS[preset]
 
+    for model in models:
+        assert_vectors(some_vectors(workspace, model), width=WIDTHS[preset][model.name])
+
+
+@pytest.mark.parametrize(
+    "preset", ["flipkart", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kakao", "rakuten2020"))]
+)
+def test_a_preset_extracts_its_own_catalog(
+    preset: str, workspace_of: Callable[[str], Workspace], products: list[Product], weights: str
+) -> None:
+    workspace = workspace_of(preset)
+    models = [finetune(workspace, recipe, weights, *frozen(recipe)) for recipe in PRESETS[preset].encoders]
     extract(workspace, models)
     for model in models:
-        found = vectors(workspace, model)
-        assert found.shape == (len(products), WIDTHS[preset][model.name])
-        assert np.isfinite(found).all()
-        assert len(np.unique(found, axis=0)) > len(products) / 2
+        found = stored_vectors(workspace, model)
+        assert len(found) == len(products)
+        assert_vectors(found, width=WIDTHS[preset][model.name])
 
 
 def test_kakao_codes_of_no_level_end_the_path(workspace_of: Callable[[str], Workspace]) -> None:
@@ -194,6 +239,14 @@ def test_a_model_that_the_weights_folder_lacks_is_named_before_any_worker_starts
         finetune(workspace_of(preset), recipe, str(tmp_path), "learning_rate=1")
 
 
+def test_weights_of_a_later_encoder_are_missed_before_the_first_is_trained(
+    workspace_of: Callable[[str], Workspace], tmp_path: Path
+) -> None:
+    (tmp_path / "camembert-base").mkdir()
+    with pytest.raises(InputError, match="expected folder flaubert--flaubert_base_cased"):
+        check_recipes(workspace_of("rakuten2020"), PRESETS["rakuten2020"].encoders, weights=str(tmp_path))
+
+
 @pytest.mark.slow
 def test_se_resnext_trains_whole(workspace_of: Callable[[str], Workspace], weights: str) -> None:
     recipe = next(recipe for recipe in PRESETS["rakuten2020"].encoders if recipe.name == "se-resnext50")
@@ -202,4 +255,4 @@ def test_se_resnext_trains_whole(workspace_of: Callable[[str], Workspace], weigh
 
 
 def test_published_sources_are_small(products: list[Product]) -> None:
-    assert Counter(Counter(product.code for product in products).values()) == {9: CLASSES, RARE: 1}
+    assert Counter(Counter(product.code for product in products).values()) == {PER_CLASS: CLASSES, RARE: 1}

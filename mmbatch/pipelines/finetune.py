@@ -74,11 +74,19 @@ class Subject:
 
     @property
     def learnable(self) -> bool:
-        """Whether there are rows to learn from and rows to choose by; a line says so if not."""
-        found = set(self.rows["split"]) >= {"train", "fusion"}
-        if not found:
-            say(f"finetune   {self.name}: no labelled product has {self.modality}, skipped")
-        return found
+        """Whether there are rows to learn from and rows to choose by."""
+        return set(self.rows["split"]) >= {"train", "fusion"}
+
+    def stored(self, training: Training) -> Model | None:
+        """The model, where the workspace holds it already."""
+        return find_model(self.workspace, kind="encoder", name=self.name, recipe=self.recipe(training))
+
+    def check(self, training: Training) -> None:
+        """`InputError` where training would fail from the start: a recipe that contradicts itself, missing weights."""
+        if self.learnable:
+            check_recipe(self.name, self.modality, training)
+            if not self.stored(training):
+                require_weights(self.kind, self.arguments, self.weights)
 
     def settings(self, training: Training) -> dict[str, Any]:
         """What decides the outcome besides the catalog, for the ledger and the card."""
@@ -167,12 +175,12 @@ def finetune(
         labels=labels,
     )
     if not subject.learnable:
+        say(f"finetune   {name}: no labelled product has {modality}, skipped")
         return None
-    check_recipe(name, modality, training)
-    if found := find_model(workspace, kind="encoder", name=name, recipe=subject.recipe(training)):
+    subject.check(training)
+    if found := subject.stored(training):
         say(f"finetune   {name}: found {found.id}")
         return found
-    require_weights(kind, arguments, weights)
     settings = subject.settings(training)
     run = Run(workspace=workspace, job="finetune_encoder", settings=settings)
     start_ray()

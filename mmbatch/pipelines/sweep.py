@@ -110,6 +110,7 @@ def sweep(
         labels=training_labels(Catalog(workspace=workspace)),
     )
     if not subject.learnable:
+        say(f"finetune   {name}: no labelled product has {modality}, skipped")
         return None
     trials = trials_of(training, search or search_of(kind), count=count, seed=workspace.settings.seed)
     for trial in trials:

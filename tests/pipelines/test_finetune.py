@@ -208,6 +208,7 @@ def trained_by_job(workspace: Workspace, **environment: str) -> Model:
     return list_models(workspace, "encoder")[0]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_where_it_was(
     source: Path, tmp_path: Path, uninterrupted: Model, local_ray: None
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_killed_worker_goes_on_where_it_was(
     assert found.id == uninterrupted.id
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_where_it_was(source: Path, tmp_path: Path, uninterrupted: Model, local_ray: None) -> None:
     workspace = store(source, tmp_path / "w")
     run_until("epoch 2 / 4", "--workspace", workspace.uri, *FLAGS)
