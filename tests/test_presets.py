@@ -244,7 +244,9 @@ def test_weights_of_a_later_encoder_are_missed_before_the_first_is_trained(
 ) -> None:
     (tmp_path / "camembert-base").mkdir()
     with pytest.raises(InputError, match="expected folder flaubert--flaubert_base_cased"):
-        check_recipes(workspace_of("rakuten2020"), PRESETS["rakuten2020"].encoders, weights=str(tmp_path))
+        finetune_encoder.check_recipes(
+            workspace_of("rakuten2020"), PRESETS["rakuten2020"].encoders, weights=str(tmp_path)
+        )
 
 
 @pytest.mark.slow
