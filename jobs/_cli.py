@@ -53,8 +53,9 @@ def run_job(job: type[JobT], main: Callable[[JobT], dict[str, Any]]) -> None:
     config = tyro.cli(job)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with redirect_stdout(sys.stderr if config.json else sys.stdout), storage_errors():  # Ray prints on its own
+        with redirect_stdout(sys.stderr if config.json else sys.stdout), storage_errors():
             result = main(config)
+            _stop_ray()  # it prints on its own, and the last of it here
     except MmbatchError as error:
         say(f"error: {error}")
         _exit(error.exit_code)
@@ -75,8 +76,12 @@ def plan(config: Job, **work: Any) -> dict[str, Any]:
 
 def _exit(code: int) -> None:
     """End now: a local Ray is stopped, but nobody waits for the threads that Arrow and Ray leave behind."""
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
+    _stop_ray()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _stop_ray() -> None:
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()

@@ -58,7 +58,7 @@ def test_a_misspelt_column_names_the_likely_one(tmp_path: Path, write_csv: Calla
         (["name=x"], "expected role=column with a role of id, title"),
         (["title="], "expected role=column"),
         (["title=title"], "id=COLUMN is missing"),
-        (["id=id"], "none of title, description and image is named"),
+        (["id=id"], "none of title, description, image and image_vector is named"),
     ],
 )
 def test_columns_that_make_no_catalog(
@@ -87,7 +87,9 @@ def test_a_wrong_separator_is_named(tmp_path: Path) -> None:
 
 def test_unknown_preset_encoder_and_predictor(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     source = ("--source", write_csv(rows()))
-    assert "only flipkart-small, sample" in refused("ingest", "--workspace", tmp_path / "w", *source, "--preset", "x")
+    assert "only flipkart, flipkart-small, kakao, rakuten2020, sample" in refused(
+        "ingest", "--workspace", tmp_path / "w", *source, "--preset", "x"
+    )
     workspace = Workspace.create(str(tmp_path / "v"), Settings(preset="sample", level=1, seed=0, buckets=4))
     line = refused("finetune_encoder", "--workspace", workspace.uri, "--encoder", "bert")
     assert "preset sample has none of that name, only ngram-text, small-image" in line

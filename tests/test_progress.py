@@ -13,8 +13,15 @@ from mmbatch.progress import Progress
     ],
 )
 def test_a_line_has_done_total_rate_and_time_left(done: int, seconds: float, expected: str) -> None:
-    progress = Progress("extract", 3_000, "products", done=done)
+    progress = Progress("extract", 3_000, "products")
+    progress.done = done
     assert progress.line(seconds) == expected
+
+
+def test_the_rate_is_that_of_what_was_done_since_the_start() -> None:
+    progress = Progress("train", 300, "steps", done=100)
+    progress.done = 120
+    assert progress.line(2.0) == "train            120 / 300 steps   40%  10/s  18 s left"
 
 
 def test_the_end_is_always_said(capsys: pytest.CaptureFixture[str]) -> None:
