@@ -179,9 +179,8 @@ def test_a_preset_trains_and_encodes_its_own_catalog(
         assert_vectors(some_vectors(workspace, model), width=WIDTHS[preset][model.name])
 
 
-@pytest.mark.parametrize(
-    "preset", ["flipkart", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kakao", "rakuten2020"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(WIDTHS))
 def test_a_preset_extracts_its_own_catalog(
     preset: str, workspace_of: Callable[[str], Workspace], products: list[Product], weights: str
 ) -> None:

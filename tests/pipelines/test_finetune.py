@@ -133,6 +133,7 @@ def test_micro_batches_make_the_same_steps(workspace: Workspace, model: Model) -
     np.testing.assert_allclose(curve(fit(workspace, "micro", micro_batch=3)), curve(model), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_later_epoch_that_is_worse_is_not_kept(workspace: Workspace) -> None:
     wild = replace(
         TRAINING,
