@@ -68,7 +68,7 @@ def main(config: FinetuneEncoder) -> dict[str, Any]:
     weights = weights_folder(config)
     start_from = normalise_uri(config.start_from) if config.start_from else None
     with workspace.writing("finetune_encoder", wait_s=config.wait) as workspace:
-        check_recipes(workspace, [] if config.start_from else recipes, weights=weights)
+        check_recipes(workspace, recipes, weights=weights, start_from=start_from)
         train = finetune_recipe if config.sweep is None else partial(_swept, config)
         models = [
             train(workspace, recipe, weights=weights, start_from=start_from, resources=resources) for recipe in recipes
@@ -100,7 +100,9 @@ def finetune_recipe(
     )
 
 
-def check_recipes(workspace: Workspace, recipes: Sequence[EncoderRecipe], *, weights: str | None) -> None:
+def check_recipes(
+    workspace: Workspace, recipes: Sequence[EncoderRecipe], *, weights: str | None, start_from: str | None = None
+) -> None:
     """`InputError` where one of the encoders could not be trained, before the first is."""
     from mmbatch.catalog import Catalog
     from mmbatch.pipelines.finetune import Subject
@@ -115,7 +117,7 @@ def check_recipes(workspace: Workspace, recipes: Sequence[EncoderRecipe], *, wei
             kind=recipe.kind,
             arguments=recipe.arguments,
             weights=weights,
-            start_from=None,
+            start_from=start_from,
             labels=labels,
         ).check(recipe.training)
 
