@@ -296,16 +296,24 @@ class Table:
         return table
 
     def _create(self) -> DeltaTable:
-        return _answered(
-            lambda: DeltaTable.create(
-                self.uri,
-                self._delta_schema(),
-                mode="ignore",
-                partition_by=["bucket"],
-                configuration={"delta.deletedFileRetentionDuration": f"interval {LOG_DAYS} days"},
-                storage_options=delta_options(self.uri),
-            )
+        """Make the table, or open the one that another writer has made meanwhile.
+
+        Without retries: deltalake would write its schema once more as version 1, and fail every commit begun before.
+        """
+        create = partial(
+            DeltaTable.create,
+            self.uri,
+            self._delta_schema(),
+            mode="ignore",
+            partition_by=["bucket"],
+            configuration={"delta.deletedFileRetentionDuration": f"interval {LOG_DAYS} days"},
+            storage_options=delta_options(self.uri),
+            commit_properties=CommitProperties(max_commit_retries=0),
         )
+        try:
+            return _answered(create)
+        except CommitFailedError:
+            return _answered(lambda: DeltaTable(self.uri, storage_options=delta_options(self.uri)))
 
     def _delta_schema(self) -> pa.Schema:
         """Delta has no fixed-size binary; the width stays in the Parquet files."""

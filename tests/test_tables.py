@@ -1,5 +1,7 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import polars as pl
 import pyarrow as pa
@@ -43,6 +45,24 @@ def test_the_same_commit_again_adds_nothing(table: Table) -> None:
     assert table.commit([again], app_id="run", version=1) == first
     assert table.rows() == 1
     assert table.commit([again], app_id="run", version=2) > first
+
+
+def test_writers_that_make_the_same_table_at_once_all_land(tmp_path: Path) -> None:
+    writers, tables = 8, 5
+    together = Barrier(writers)
+
+    def write(writer: int) -> None:
+        for number in range(tables):
+            table = Table(f"{tmp_path}/{number}", SCHEMA)
+            files = [table.write_file(rows([f"{writer}"]), bucket=0)]
+            together.wait(timeout=60)
+            table.commit(files, app_id=f"writer-{writer}")
+
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(write, range(writers)))
+    for number in range(tables):
+        found = Table(f"{tmp_path}/{number}", SCHEMA).read(["product_id"])["product_id"].to_pylist()
+        assert sorted(found) == sorted(map(str, range(writers)))
 
 
 def test_replacing_what_another_run_replaced_first_loses_the_race(table: Table) -> None:
