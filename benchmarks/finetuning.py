@@ -21,14 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.running import report
-from jobs.finetune_encoder import changed, finetune_recipe
-from mmbatch.catalog import Catalog
+from jobs.finetune_encoder import changed, subjects_of
 from mmbatch.encoders import Encoder, build_encoder, encode_prepared, engine_for, load_encoder
 from mmbatch.fusion.probe import fit_probe, unit
 from mmbatch.metrics import f1_scores
 from mmbatch.models import fetch_model
+from mmbatch.pipelines.finetune import Resources, finetune
 from mmbatch.pipelines.ingest import ingest
-from mmbatch.pipelines.rows import training_labels
 from mmbatch.presets import preset_named
 from mmbatch.presets.base import EncoderRecipe
 from mmbatch.training import Training
@@ -93,14 +92,14 @@ def probed(vectors: np.ndarray, codes: np.ndarray, splits: np.ndarray, classes: 
 def measure(flags: argparse.Namespace, recipe: EncoderRecipe, seed: int) -> dict[str, float]:
     """Both twins on one split of the rows."""
     workspace = workspace_of(flags, seed)
-    model = finetune_recipe(workspace, recipe, weights=flags.weights)
+    (subject,) = subjects_of(workspace, [recipe], weights=flags.weights)
+    model = finetune(subject, recipe.training, Resources())
     assert model is not None
-    labels = training_labels(Catalog(workspace=workspace))
-    rows = labels.with_modality(recipe.modality)
+    rows = subject.rows
     source = pq.read_table(Path(workspace.uri).parent / "source.parquet")
     table = source.take(pc.index_in(pa.array(rows["product_id"]), value_set=source["product_id"].combine_chunks()))
     frozen = build_encoder(recipe.kind, weights=flags.weights, seed=seed, **recipe.arguments)
-    given = (rows["code"].to_numpy(), rows["split"].to_numpy(str), len(labels.categories))
+    given = (rows["code"].to_numpy(), rows["split"].to_numpy(str), len(subject.labels.categories))
     return {
         "frozen": probed(vectors_of(frozen, table), *given),
         "fine-tuned": probed(vectors_of(load_encoder(fetch_model(model)), table), *given),

@@ -16,7 +16,7 @@ from mmbatch.training import Augmentation, Lora, Training
 from mmbatch.workspace import Workspace, normalise_uri
 
 if TYPE_CHECKING:
-    from mmbatch.pipelines.finetune import Resources
+    from mmbatch.pipelines.finetune import Resources, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,95 +62,55 @@ def main(config: FinetuneEncoder) -> dict[str, Any]:
     if config.dry_run:
         return plan(config, encoders=[asdict(recipe) for recipe in recipes], **_search(config, recipes))
 
-    from mmbatch.pipelines.finetune import Resources
+    from mmbatch.pipelines.finetune import Resources, finetune
 
     resources = Resources(workers=workers, micro_batch=config.micro_batch, checkpoint_steps=config.checkpoint_steps)
     weights = weights_folder(config)
     start_from = normalise_uri(config.start_from) if config.start_from else None
     with workspace.writing("finetune_encoder", wait_s=config.wait) as workspace:
-        check_recipes(workspace, recipes, weights=weights, start_from=start_from)
-        train = finetune_recipe if config.sweep is None else partial(_swept, config)
-        models = [
-            train(workspace, recipe, weights=weights, start_from=start_from, resources=resources) for recipe in recipes
-        ]
+        subjects = subjects_of(workspace, recipes, weights=weights, start_from=start_from)
+        train = finetune if config.sweep is None else partial(_swept, config)
+        models = [train(subject, recipe.training, resources) for subject, recipe in zip(subjects, recipes, strict=True)]
     return {"encoders": {model.id: model.card["metrics"] for model in models if model}}
 
 
-def finetune_recipe(
-    workspace: Workspace,
-    recipe: EncoderRecipe,
-    *,
-    weights: str | None,
-    start_from: str | None = None,
-    resources: "Resources | None" = None,
-) -> Model | None:
-    """Fine-tune one encoder of a preset; None when the catalog has nothing that it could learn from."""
-    from mmbatch.pipelines.finetune import Resources, finetune
-
-    return finetune(
-        workspace,
-        name=recipe.name,
-        modality=recipe.modality,
-        kind=recipe.kind,
-        arguments=recipe.arguments,
-        training=recipe.training,
-        weights=weights,
-        start_from=start_from,
-        resources=resources or Resources(),
-    )
-
-
-def check_recipes(
+def subjects_of(
     workspace: Workspace, recipes: Sequence[EncoderRecipe], *, weights: str | None, start_from: str | None = None
-) -> None:
-    """`InputError` where one of the encoders could not be trained, before the first is."""
+) -> "list[Subject]":
+    """What each encoder of a preset is trained on; `InputError` where one could not be, before the first is."""
     from mmbatch.catalog import Catalog
     from mmbatch.pipelines.finetune import Subject
     from mmbatch.pipelines.rows import training_labels
 
     labels = training_labels(Catalog(workspace=workspace))
-    for recipe in recipes:
+    subjects = [
         Subject(
             workspace=workspace,
             name=recipe.name,
             modality=recipe.modality,
             kind=recipe.kind,
             arguments=recipe.arguments,
+            labels=labels,
             weights=weights,
             start_from=start_from,
-            labels=labels,
-        ).check(recipe.training)
+        )
+        for recipe in recipes
+    ]
+    for subject, recipe in zip(subjects, recipes, strict=True):
+        subject.check(recipe.training)
+    return subjects
 
 
-def _swept(
-    config: FinetuneEncoder,
-    workspace: Workspace,
-    recipe: EncoderRecipe,
-    *,
-    weights: str | None,
-    start_from: str | None,
-    resources: "Resources",
-) -> Model | None:
+def _swept(config: FinetuneEncoder, subject: "Subject", training: Training, resources: "Resources") -> Model | None:
     """The model of the best recipe around the encoder's own, and the flags that make it again."""
     from mmbatch.pipelines.sweep import sweep
 
     assert config.sweep is not None
-    found = sweep(
-        workspace,
-        name=recipe.name,
-        modality=recipe.modality,
-        kind=recipe.kind,
-        arguments=recipe.arguments,
-        training=recipe.training,
-        weights=weights,
-        start_from=start_from,
-        resources=resources,
-        count=config.sweep,
-    )
+    found = sweep(subject, training, resources, count=config.sweep)
     if found is None:
         return None
     flags = " ".join([*config.training, *found.changes])
-    say(f"sweep      the same without a sweep: --encoder {recipe.name}" + (f" --training {flags}" if flags else ""))
+    say(f"sweep      the same without a sweep: --encoder {subject.name}" + (f" --training {flags}" if flags else ""))
     return found.model
 
 

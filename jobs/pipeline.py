@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs._cli import TrainingJob, plan, run_job, weights_folder
 from jobs._source import SourceJob, check_source, open_or_create
-from jobs.finetune_encoder import check_recipes, finetune_recipe
+from jobs.finetune_encoder import subjects_of
 from mmbatch.errors import InputError
 from mmbatch.presets import Preset
 from mmbatch.progress import say
@@ -60,6 +60,7 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
     """Everything after ingest, in order; each stage finds for itself what is done."""
     from mmbatch.pipelines.evaluate import evaluate
     from mmbatch.pipelines.extract import extract
+    from mmbatch.pipelines.finetune import Resources, finetune
     from mmbatch.pipelines.predict import predict
     from mmbatch.pipelines.train import train_head, train_late_fusion
 
@@ -70,9 +71,9 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
         timings[stage], clock = time.monotonic() - clock, time.monotonic()
 
     encoders = []
-    check_recipes(workspace, preset.encoders, weights=weights)
-    for recipe in preset.encoders:
-        model = finetune_recipe(workspace, recipe, weights=weights)
+    subjects = subjects_of(workspace, preset.encoders, weights=weights)
+    for subject, recipe in zip(subjects, preset.encoders, strict=True):
+        model = finetune(subject, recipe.training, Resources())
         encoders += [model] if model else []
         lap(f"fine-tune {recipe.name}")
     if not encoders:

@@ -243,7 +243,7 @@ def test_weights_of_a_later_encoder_are_missed_before_the_first_is_trained(
 ) -> None:
     (tmp_path / "camembert-base").mkdir()
     with pytest.raises(InputError, match="expected folder flaubert--flaubert_base_cased"):
-        finetune_encoder.check_recipes(
+        finetune_encoder.subjects_of(
             workspace_of("rakuten2020"), PRESETS["rakuten2020"].encoders, weights=str(tmp_path)
         )
 

@@ -21,7 +21,7 @@ from mmbatch.encoders import load_encoder, require_weights
 from mmbatch.errors import InputError
 from mmbatch.models import Model, digest_of, file_digest, find_model, publish_model
 from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, start_ray
-from mmbatch.pipelines.rows import Labels, training_labels
+from mmbatch.pipelines.rows import Labels
 from mmbatch.pipelines.train_loop import Task
 from mmbatch.pipelines.training_plan import SplitRows
 from mmbatch.pipelines.training_rows import PARTS
@@ -62,10 +62,14 @@ class Subject:
     name: str
     modality: Modality
     kind: str
+    """Key of `mmbatch.encoders.BUILDERS`."""
     arguments: Mapping[str, Any]
-    weights: str | None
-    start_from: str | None
+    """Of that builder."""
     labels: Labels
+    weights: str | None = None
+    """Folder of pretrained weights that is looked into first."""
+    start_from: str | None = None
+    """File of weights (`load_foreign`) that replace the pretrained ones."""
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -135,47 +139,18 @@ class Subject:
         return self.labels.digest(self.modality)
 
 
-def finetune(
-    workspace: Workspace,
-    *,
-    name: str,
-    modality: Modality,
-    kind: str,
-    arguments: Mapping[str, Any],
-    training: Training,
-    weights: str | None,
-    start_from: str | None = None,
-    resources: Resources,
-) -> Model | None:
+def finetune(subject: Subject, training: Training, resources: Resources) -> Model | None:
     """Fine-tune one encoder on the train rows, unless the workspace holds it already.
-
-    Args:
-        workspace: whose catalog is learned.
-        name: the encoder's name.
-        modality: what it encodes.
-        kind: key of `mmbatch.encoders.BUILDERS`.
-        arguments: of that builder.
-        training: the recipe.
-        weights: folder of pretrained weights that is looked into first.
-        start_from: file of weights (`load_foreign`) that replace the pretrained ones.
-        resources: what training may use.
 
     Returns:
         The stored model; None when no train row has this modality.
+
+    Raises:
+        InputError: training cannot start, or cannot go on whoever tries.
     """
-    labels = training_labels(Catalog(workspace=workspace))
-    subject = Subject(
-        workspace=workspace,
-        name=name,
-        modality=modality,
-        kind=kind,
-        arguments=arguments,
-        weights=weights,
-        start_from=start_from,
-        labels=labels,
-    )
+    workspace, name = subject.workspace, subject.name
     if not subject.learnable:
-        say(f"finetune   {name}: no labelled product has {modality}, skipped")
+        say(f"finetune   {name}: no labelled product has {subject.modality}, skipped")
         return None
     subject.check(training)
     if found := subject.stored(training):
@@ -190,7 +165,7 @@ def finetune(
         say(f"finetune   {name}: {crew.describe()}")
         done = fit(task, crew, storage=subject.folder(training))
     with done.best.as_directory() as local:
-        model = _publish(workspace, Path(local), labels, settings, task=task, history=done.history)
+        model = _publish(workspace, Path(local), subject.labels, settings, task=task, history=done.history)
     remove_folder(subject.folder(training))
     run.finish({"model": model.id, **model.card["metrics"]})
     say(f"finetune   {name}: stored {model.id}, macro-F1 {model.card['metrics']['macro_f1']:.4f} on the fusion rows")

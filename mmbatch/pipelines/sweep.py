@@ -16,18 +16,15 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from mmbatch.catalog import Catalog
 from mmbatch.encoders import require_weights
 from mmbatch.errors import InputError
 from mmbatch.models import Model
 from mmbatch.pipelines.cluster import lines_from_workers, processors, remove_folder, start_ray
 from mmbatch.pipelines.finetune import Resources, Subject, check_recipe, finetune
-from mmbatch.pipelines.rows import training_labels
 from mmbatch.pipelines.training_run import FAILURES, crew_of
 from mmbatch.pipelines.trial import Plan, try_recipe
 from mmbatch.progress import say
 from mmbatch.runs import Run
-from mmbatch.schema import Modality
 from mmbatch.sweep import (
     TRIED,
     Search,
@@ -64,34 +61,17 @@ class Swept:
 
 
 def sweep(
-    workspace: Workspace,
-    *,
-    name: str,
-    modality: Modality,
-    kind: str,
-    arguments: Mapping[str, Any],
-    training: Training,
-    weights: str | None,
-    start_from: str | None = None,
-    resources: Resources,
-    count: int,
-    search: Search | None = None,
+    subject: Subject, training: Training, resources: Resources, *, count: int, search: Search | None = None
 ) -> Swept | None:
     """Try `count` recipes around `training`, and fine-tune the encoder by the best.
 
     Args:
-        workspace: whose catalog is learned; its seed decides which recipes are tried.
-        name: the encoder's name.
-        modality: what it encodes.
-        kind: key of `mmbatch.encoders.BUILDERS`.
-        arguments: of that builder.
+        subject: what is trained on what; its workspace's seed decides which recipes are tried.
         training: the recipe that is searched around, and the first that is tried.
-        weights: folder of pretrained weights that is looked into first.
-        start_from: file of weights that replace the pretrained ones.
         resources: what a trial may use. By default one worker, so that as many trials run at once as there are GPUs,
             and micro-batches of at most the recipe's own batch, so that no trial needs more memory than the recipe.
         count: number of trials.
-        search: what is tried; None: `search_of(kind)`.
+        search: what is tried; None: `search_of` the encoder's kind.
 
     Returns:
         The model of the trial with the best macro-F1 on the fusion rows; None when no train row has this modality.
@@ -99,43 +79,23 @@ def sweep(
     Raises:
         InputError: every trial failed; the message is the first one's reason.
     """
-    subject = Subject(
-        workspace=workspace,
-        name=name,
-        modality=modality,
-        kind=kind,
-        arguments=arguments,
-        weights=weights,
-        start_from=start_from,
-        labels=training_labels(Catalog(workspace=workspace)),
-    )
     if not subject.learnable:
-        say(f"finetune   {name}: no labelled product has {modality}, skipped")
+        say(f"finetune   {subject.name}: no labelled product has {subject.modality}, skipped")
         return None
-    trials = trials_of(training, search or search_of(kind), count=count, seed=workspace.settings.seed)
+    trials = trials_of(training, search or search_of(subject.kind), count=count, seed=subject.workspace.settings.seed)
     for trial in trials:
-        check_recipe(name, modality, trial)
-    require_weights(kind, arguments, weights)
+        check_recipe(subject.name, subject.modality, trial)
+    require_weights(subject.kind, subject.arguments, subject.weights)
     resources = replace(resources, micro_batch=resources.micro_batch or training.batch_size)
     rows = _rows_of(subject, trials, resources)
     for line in table_of(rows, trials):
         say(f"sweep      {line}")
-    best = _best(rows)
-    model = finetune(
-        workspace,
-        name=name,
-        modality=modality,
-        kind=kind,
-        arguments=arguments,
-        training=trials[best],
-        weights=weights,
-        start_from=start_from,
-        resources=resources,
-    )
+    best = trials[_best(rows)]
+    model = finetune(subject, best, resources)
     assert model is not None
     for trial in trials:
         remove_folder(subject.folder(trial))
-    return Swept(model=model, changes=tuple(changes(trials[best], training)))
+    return Swept(model=model, changes=tuple(changes(best, training)))
 
 
 def _best(rows: Mapping[int, Mapping[str, Any]]) -> int:

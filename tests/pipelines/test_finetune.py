@@ -24,8 +24,9 @@ from mmbatch.failpoints import VARIABLE
 from mmbatch.image_access import ImageAccess
 from mmbatch.models import Model, list_models
 from mmbatch.pipelines.cluster import start_ray
-from mmbatch.pipelines.finetune import CURVES, Resources, finetune
+from mmbatch.pipelines.finetune import CURVES, Resources, Subject, finetune
 from mmbatch.pipelines.ingest import ingest
+from mmbatch.pipelines.rows import training_labels
 from mmbatch.sources import Columns
 from mmbatch.training import Training
 from mmbatch.workspace import Settings, Workspace
@@ -86,16 +87,15 @@ def workspace(source: Path, tmp_path_factory: pytest.TempPathFactory, local_ray:
 
 
 def fit(workspace: Workspace, name: str, training: Training = TRAINING, **resources: Any) -> Model:
-    model = finetune(
-        workspace,
+    subject = Subject(
+        workspace=workspace,
         name=name,
         modality="text",
         kind="ngram",
         arguments={"buckets": 512, "width": 16},
-        training=training,
-        weights=None,
-        resources=Resources(**resources),
+        labels=training_labels(Catalog(workspace=workspace)),
     )
+    model = finetune(subject, training, Resources(**resources))
     assert model is not None
     return model
 
@@ -167,16 +167,15 @@ def test_a_photo_that_is_gone_is_left_out_and_counted(source: Path, tmp_path: Pa
     file = source / f"{int(gone[1:])}.png"
     file.rename(file.with_suffix(".away"))
     try:
-        model = finetune(
-            workspace,
+        subject = Subject(
+            workspace=workspace,
             name="photo",
             modality="image",
             kind="timm-from-scratch",
             arguments={"model": "test_resnet", "size": 32},
-            training=replace(TRAINING, epochs=1),
-            weights=None,
-            resources=Resources(),
+            labels=training_labels(Catalog(workspace=workspace)),
         )
+        model = finetune(subject, replace(TRAINING, epochs=1), Resources())
     finally:
         file.with_suffix(".away").rename(file)
     assert model is not None

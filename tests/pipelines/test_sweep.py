@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from jobs.finetune_encoder import FinetuneEncoder, main
+from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
 from mmbatch.models import list_models
-from mmbatch.pipelines.finetune import Resources
+from mmbatch.pipelines.finetune import Resources, Subject
+from mmbatch.pipelines.rows import training_labels
 from mmbatch.pipelines.sweep import Swept, _best, sweep
 from mmbatch.runs import last_run
 from mmbatch.sweep import Search, trials_of, trials_table
@@ -39,18 +41,15 @@ SPACE = Search(
 
 
 def run(workspace: Workspace, count: int) -> Swept:
-    found = sweep(
-        workspace,
+    subject = Subject(
+        workspace=workspace,
         name="swept",
         modality="text",
         kind="ngram",
         arguments={"buckets": 512, "width": 16},
-        training=RECIPE,
-        weights=None,
-        resources=Resources(),
-        count=count,
-        search=SPACE,
+        labels=training_labels(Catalog(workspace=workspace)),
     )
+    found = sweep(subject, RECIPE, Resources(), count=count, search=SPACE)
     assert found is not None
     return found
 
