@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import random
+import itertools
 import re
 import threading
 from collections import Counter
@@ -36,15 +36,16 @@ def no_faults(request: Request) -> Fault | None:
     return None
 
 
-def random_faults(*, share: float, seed: int) -> Plan:
-    """A fault for `share` of the requests, of a kind that fits the request, drawn evenly."""
-    rng = random.Random(seed)
+def spread_faults(*, share: float) -> Plan:
+    """A fault for `share` of the reads and of the writes, evenly spaced, of each kind that fits in turn."""
+    period = round(1 / share)
+    numbers = {writes: itertools.count() for writes in (False, True)}
 
     def plan(request: Request) -> Fault | None:
-        if rng.random() >= share:
-            return None
         other: Fault = "lost" if request.writes else "cut"
-        return rng.choice(("slow_down", "reset", "slow", other, other))
+        kinds: tuple[Fault, ...] = (other, "slow_down", "reset", "slow")
+        turn, left = divmod(next(numbers[request.writes]), period)
+        return kinds[turn % len(kinds)] if left == period // 2 else None
 
     return plan
 

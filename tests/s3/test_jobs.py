@@ -17,7 +17,7 @@ from mmbatch.storage import filesystem_of
 from mmbatch.workspace import Workspace
 from tests.conftest import run_job, run_json
 from tests.s3.conftest import KEY, SECRET, Server
-from tests.s3.proxy import FAULTS, FaultProxy, random_faults
+from tests.s3.proxy import FAULTS, FaultProxy, spread_faults
 from tests.s3.untrained import publish_models
 
 ROWS = 200
@@ -85,7 +85,7 @@ def test_jobs_on_s3_store_what_they_store_in_a_folder(
 def test_jobs_under_faults_store_the_same(
     local: tuple[Workspace, dict[str, Any]], bucket: str, faulty: FaultProxy, source: Path
 ) -> None:
-    faulty.plan = random_faults(share=0.05, seed=3)
+    faulty.plan = spread_faults(share=0.05)
     check_jobs(bucket, source, local)
     assert set(faulty.injected) == set(FAULTS)
 

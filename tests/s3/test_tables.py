@@ -9,7 +9,7 @@ import pytest
 from mmbatch.storage import S3_OPTIONS, StorageError, storage_errors
 from mmbatch.tables import Table
 from tests.s3.conftest import Server
-from tests.s3.proxy import FaultProxy, fault_at, random_faults
+from tests.s3.proxy import FaultProxy, fault_at, spread_faults
 
 SCHEMA = pa.schema([("key", pa.string()), ("bucket", pa.int32())])
 WRITERS = 4
@@ -55,7 +55,7 @@ def test_concurrent_writers_lose_nothing_and_write_nothing_twice(bucket: str, co
 
 
 def test_concurrent_writers_under_faults(bucket: str, faulty: FaultProxy, commits: int) -> None:
-    faulty.plan = random_faults(share=0.05, seed=7)
+    faulty.plan = spread_faults(share=0.05)
     uri = f"{bucket}/table"
     assert write_at_once(uri, commits) == [0] * WRITERS
     assert set(faulty.injected) == {"slow_down", "reset", "slow", "cut", "lost"}

@@ -10,7 +10,7 @@ from mmbatch.errors import LostRaceError
 from mmbatch.storage import StorageError, create_file, probe_conditional_put, storage_errors
 from mmbatch.workspace import Settings, Workspace
 from tests.s3.conftest import Server
-from tests.s3.proxy import FaultProxy, fault_at, random_faults, running
+from tests.s3.proxy import FaultProxy, fault_at, running, spread_faults
 
 SETTINGS = Settings(preset="sample", level=1, seed=0, buckets=4)
 CREATORS = 8
@@ -31,7 +31,7 @@ def test_of_creators_at_the_same_moment_one_wins(bucket: str) -> None:
 
 
 def test_under_faults_no_two_win_and_no_creator_takes_itself_for_another(bucket: str, faulty: FaultProxy) -> None:
-    faulty.plan = random_faults(share=0.2, seed=1)
+    faulty.plan = spread_faults(share=0.2)
     for number in range(5):
         uri = f"{bucket}/w{number}"
         assert [create(uri) is None, create(uri) is None] == [False, True]
