@@ -114,9 +114,9 @@ def reading(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def badrows(folder: Path, rows: int) -> dict[str, Any]:
-    """Bad rows, each accounted for."""
+    """Bad rows, each accounted for; clean ones before and after, as a machine is not equally fast at all times."""
     figures: dict[str, Any] = {}
-    for name, share in (("clean", 0.0), ("bad", 0.01)):
+    for name, share in (("clean", 0.0), ("bad", 0.01), ("clean-again", 0.0)):
         source = folder / name / "source"
         source.mkdir(parents=True)
         expected = synthetic(source, rows=rows, bad_share=share)
@@ -129,7 +129,8 @@ def badrows(folder: Path, rows: int) -> dict[str, Any]:
             "quarantine": dict(found),
             "as_made": found == expected,
         }
-    return figures | {"seconds_ratio": round(figures["bad"]["seconds"] / figures["clean"]["seconds"], 2)}
+    clean = (figures["clean"]["seconds"] + figures["clean-again"]["seconds"]) / 2
+    return figures | {"seconds_ratio": round(figures["bad"]["seconds"] / clean, 3)}
 
 
 def _figures(done: Finished) -> dict[str, Any]:
