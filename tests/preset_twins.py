@@ -36,8 +36,8 @@ def write_weights(root: Path, texts: Iterable[str]) -> None:
         save_file(timm.create_model(name).state_dict(), root / f"timm--{name}" / "model.safetensors")
 
 
-def write_bert(folder: Path, words: list[str]) -> None:
-    """A BERT with its pooler, 768 wide, over whole words."""
+def write_bert(folder: Path, words: list[str], *, width: int = 768, seed: int = 4) -> None:
+    """A BERT of one layer with its pooler, `width` wide, over whole words."""
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -46,8 +46,14 @@ def write_bert(folder: Path, words: list[str]) -> None:
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder)
-    torch.manual_seed(4)
-    config = BertConfig(vocab_size=len(vocabulary), num_hidden_layers=1, intermediate_size=768)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        num_attention_heads=width // 64,
+        num_hidden_layers=1,
+        intermediate_size=width,
+    )
     BertModel(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 

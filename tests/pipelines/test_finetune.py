@@ -16,21 +16,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from mmbatch.catalog import Catalog
+from mmbatch.encoders import build_encoder, load_encoder
 from mmbatch.errors import InputError
 from mmbatch.failpoints import VARIABLE
 from mmbatch.image_access import ImageAccess
-from mmbatch.models import Model, list_models
+from mmbatch.models import Model, fetch_model, list_models
 from mmbatch.pipelines.cluster import start_ray
 from mmbatch.pipelines.finetune import CURVES, Resources, Subject, finetune
 from mmbatch.pipelines.ingest import ingest
 from mmbatch.pipelines.rows import training_labels
 from mmbatch.sources import Columns
-from mmbatch.training import Training
+from mmbatch.training import Augmentation, Lora, Training
 from mmbatch.workspace import Settings, Workspace
 from tests.conftest import ROOT, run_job
+from tests.preset_twins import write_bert
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
 """Ray warns of its own settings while it makes its context."""
@@ -129,6 +133,11 @@ def test_two_workers_make_the_same_steps(workspace: Workspace, model: Model) -> 
 
 
 @pytest.mark.slow
+def test_as_many_workers_as_there_are_make_the_same_steps(workspace: Workspace, model: Model) -> None:
+    np.testing.assert_allclose(curve(fit(workspace, "elastic", workers=(1, 2))), curve(model), rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_micro_batches_make_the_same_steps(workspace: Workspace, model: Model) -> None:
     np.testing.assert_allclose(curve(fit(workspace, "micro", micro_batch=3)), curve(model), rtol=1e-4)
 
@@ -166,6 +175,7 @@ def test_a_photo_that_is_gone_is_left_out_and_counted(source: Path, tmp_path: Pa
     gone = next(row["product_id"] for row in labels if row["split"] == "train")
     file = source / f"{int(gone[1:])}.png"
     file.rename(file.with_suffix(".away"))
+    recipe = replace(TRAINING, epochs=1, augmentation=Augmentation(), mixup=0.2, cutmix=1.0, frozen=("backbone.conv1",))
     try:
         subject = Subject(
             workspace=workspace,
@@ -175,11 +185,39 @@ def test_a_photo_that_is_gone_is_left_out_and_counted(source: Path, tmp_path: Pa
             arguments={"model": "test_resnet", "size": 32},
             labels=training_labels(Catalog(workspace=workspace)),
         )
-        model = finetune(subject, replace(TRAINING, epochs=1), Resources())
+        model = finetune(subject, recipe, Resources())
     finally:
         file.with_suffix(".away").rename(file)
     assert model is not None
     assert curve(model, "unusable") == [1]
+
+
+@pytest.mark.slow
+def test_adapters_are_trained_on_the_weights_that_were_given_and_merged_into_them(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    arguments = {"model": "org/tiny", "max_length": 8}
+    for number, folder in enumerate(("org--tiny", "given")):
+        write_bert(tmp_path / folder, [*CLASSES, *(f"w{word}" for word in range(40))], width=64, seed=number)
+    given = load_file(tmp_path / "given" / "model.safetensors")
+    subject = Subject(
+        workspace=workspace,
+        name="adapted",
+        modality="text",
+        kind="transformers",
+        arguments=arguments,
+        labels=training_labels(Catalog(workspace=workspace)),
+        weights=str(tmp_path),
+        start_from=str(tmp_path / "given" / "model.safetensors"),
+    )
+    model = finetune(subject, replace(TRAINING, lora=Lora(rank=2, targets=("query", "value"))), Resources())
+    assert model is not None
+    plain = build_encoder("transformers", weights=str(tmp_path), seed=0, **arguments).state_dict()
+    stored = load_encoder(fetch_model(model)).state_dict()
+    assert stored.keys() == plain.keys()
+    changed = {name for name in stored if not torch.equal(stored[name], given[name.removeprefix("backbone.")])}
+    assert changed
+    assert all("query.weight" in name or "value.weight" in name for name in changed)
 
 
 def run_until(line: str, *flags: object) -> None:
