@@ -21,7 +21,7 @@ from mmbatch.errors import InputError
 from mmbatch.models import Model
 from mmbatch.pipelines.cluster import lines_from_workers, processors, remove_folder, start_ray
 from mmbatch.pipelines.finetune import Resources, Subject, check_recipe, finetune
-from mmbatch.pipelines.training_run import FAILURES, crew_of
+from mmbatch.pipelines.training_run import FAILURES, Crew, crew_of
 from mmbatch.pipelines.trial import Plan, try_recipe
 from mmbatch.progress import say
 from mmbatch.runs import Run
@@ -118,9 +118,11 @@ def _rows_of(subject: Subject, trials: Sequence[Training], resources: Resources)
     run = Run(workspace=subject.workspace, job="sweep", settings=settings)
     start_ray()
     with lines_from_workers() as lines:
+        crew = crew_of(resources.workers or (1, 1))
+        task = subject.task(trials[0], resources=resources, lines=lines)
         plan = Plan(
-            task=subject.task(trials[0], resources=resources, lines=lines),
-            crew=crew_of(resources.workers or (1, 1)),
+            task=replace(task, at_once=_at_once(crew)),
+            crew=crew,
             trials=tuple(trials),
             recipes=tuple(recipes),
             folders=tuple(subject.folder(trial) for trial in trials),
@@ -135,9 +137,9 @@ def _rows_of(subject: Subject, trials: Sequence[Training], resources: Resources)
 
 
 def _tune(plan: Plan, record: "_Record", *, folder: str) -> None:
-    """Run the trials, as many at once as there are GPUs for; on CPUs one by one, as each uses all threads."""
+    """Run the trials."""
     os.environ.update(_SETTINGS)
-    epochs, gpus = plan.task.training.epochs, processors()[1]
+    epochs = plan.task.training.epochs
     remove_folder(folder)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(try_recipe, plan=plan), {"CPU": TRIAL_CPUS}),
@@ -146,7 +148,7 @@ def _tune(plan: Plan, record: "_Record", *, folder: str) -> None:
             metric="macro_f1",
             mode="max",
             scheduler=_scheduler(epochs) if epochs > 1 else None,
-            max_concurrent_trials=max(1, gpus // plan.crew.most) if plan.crew.gpus else 1,
+            max_concurrent_trials=plan.task.at_once,
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -158,6 +160,11 @@ def _tune(plan: Plan, record: "_Record", *, folder: str) -> None:
     )
     tuner.fit()
     remove_folder(folder)
+
+
+def _at_once(crew: Crew) -> int:
+    """Trials: as many as there are GPUs for; on CPUs one, as each uses all threads."""
+    return max(1, processors()[1] // crew.most) if crew.gpus else 1
 
 
 def _scheduler(epochs: int) -> ASHAScheduler:

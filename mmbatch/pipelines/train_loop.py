@@ -71,6 +71,8 @@ class Task:
     """Rows that go through the network at once, at most."""
     checkpoint_steps: int
     """Steps between two checkpoints within an epoch."""
+    at_once: int = 1
+    """Runs of training that share the cluster's processors."""
     lines: Queue
     """Lines for the person who waits."""
     refusals: Queue
@@ -157,6 +159,7 @@ class _Loop:
             plans={part: ray.put(plan) for part, plan in self.plans.items()},
             rank=self.rank,
             world=self.world,
+            workers=self.world * self.task.at_once,
             micro_batch=self.task.micro_batch,
             augmentation=self.training.augmentation,
             class_weights=rows.class_weights(self.task.classes) if balanced else np.ones(self.task.classes, np.float32),

@@ -68,6 +68,8 @@ class Shard:
     """References to the `TrainingPlan`s."""
     rank: int
     world: int
+    workers: int
+    """Of all runs on the cluster, which share its processors."""
     micro_batch: int
     augmentation: Augmentation | None
     class_weights: np.ndarray = field(repr=False)
@@ -128,7 +130,7 @@ class Shard:
         context = dataset.context
         context.execution_options.preserve_order = True
         context.target_max_block_size = BLOCK_BYTES
-        free = max(1, (processors()[0] - self.world) // self.world)
+        free = max(1, (processors()[0] - self.workers) // self.workers)
         dataset = dataset.flat_map(self.read, num_cpus=TASK_CPUS, concurrency=2, max_retries=RETRIES)
         dataset = dataset.map(self.prepare, num_cpus=2 * TASK_CPUS, concurrency=free, max_retries=RETRIES)
         for row in rows_of(dataset):
