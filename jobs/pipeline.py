@@ -1,6 +1,7 @@
 """All of it in order: ingest, fine-tune, extract, head, late fusion, predict, evaluate."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from jobs._cli import TrainingJob, plan, run_job, weights_folder
 from jobs._source import SourceJob, check_source, open_or_create
 from jobs.finetune_encoder import subjects_of
 from mmbatch.errors import InputError
+from mmbatch.models import Model
 from mmbatch.presets import Preset
 from mmbatch.progress import say
 from mmbatch.workspace import Workspace, normalise_uri
@@ -60,7 +62,6 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
     """Everything after ingest, in order; each stage finds for itself what is done."""
     from mmbatch.pipelines.evaluate import evaluate
     from mmbatch.pipelines.extract import extract
-    from mmbatch.pipelines.finetune import Resources, finetune
     from mmbatch.pipelines.predict import predict
     from mmbatch.pipelines.train import train_head, train_late_fusion
 
@@ -70,12 +71,7 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
         nonlocal clock
         timings[stage], clock = time.monotonic() - clock, time.monotonic()
 
-    encoders = []
-    subjects = subjects_of(workspace, preset.encoders, weights=weights)
-    for subject, recipe in zip(subjects, preset.encoders, strict=True):
-        model = finetune(subject, recipe.training, Resources())
-        encoders += [model] if model else []
-        lap(f"fine-tune {recipe.name}")
+    encoders = _finetune_all(workspace, preset, weights=weights, lap=lap)
     if not encoders:
         raise InputError(f"--workspace {workspace.uri}: no labelled product has what preset {preset.name} can encode")
     stages: dict[str, Any] = {"encoders": [model.id for model in encoders], "extract": extract(workspace, encoders)}
@@ -89,6 +85,21 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
     stages["evaluate"] = evaluate(workspace, predictor, timings=timings)
     _say_where(workspace, stages["evaluate"]["counts"]["report"])
     return stages
+
+
+def _finetune_all(
+    workspace: Workspace, preset: Preset, *, weights: str | None, lap: Callable[[str], None]
+) -> list[Model]:
+    """The preset's encoders that the catalog has something to learn for; what they share of it is held no longer."""
+    from mmbatch.pipelines.finetune import Resources, finetune
+
+    encoders = []
+    subjects = subjects_of(workspace, preset.encoders, weights=weights)
+    for subject, recipe in zip(subjects, preset.encoders, strict=True):
+        model = finetune(subject, recipe.training, Resources())
+        encoders += [model] if model else []
+        lap(f"fine-tune {recipe.name}")
+    return encoders
 
 
 def _say_where(workspace: Workspace, report: str) -> None:

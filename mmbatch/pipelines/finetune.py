@@ -71,12 +71,12 @@ class Subject:
     start_from: str | None = None
     """File of weights (`load_foreign`) that replace the pretrained ones."""
 
-    @cached_property
+    @property
     def rows(self) -> pd.DataFrame:
-        """The labelled products that have the modality; see `Labels.with_modality`."""
+        """The labelled products that have the modality (`Labels.with_modality`): a new copy, as large as the labels."""
         return self.labels.with_modality(self.modality)
 
-    @property
+    @cached_property
     def learnable(self) -> bool:
         """Whether there are rows to learn from and rows to choose by."""
         return set(self.rows["split"]) >= {"train", "fusion"}
@@ -88,7 +88,7 @@ class Subject:
     def check(self, training: Training) -> None:
         """`InputError` where training would fail from the start: a recipe that contradicts itself, missing weights."""
         if self.learnable:
-            check_recipe(self.name, self.modality, training)
+            _check_recipe(self.name, self.modality, training)
             if not self.stored(training):
                 require_weights(self.kind, self.arguments, self.weights)
 
@@ -108,14 +108,15 @@ class Subject:
 
     def task(self, training: Training, *, resources: Resources, lines: Queue) -> Task:
         """What the workers are given; says which classes no epoch is scored on."""
-        splits = {part: SplitRows.of(self.rows, part) for part in PARTS}
+        rows = self.rows
+        splits = {part: SplitRows.of(rows, part) for part in PARTS}
         _say_unscored(self.name, splits["train"], splits["fusion"])
         return Task(
             catalog=Catalog(workspace=self.workspace).pinned(),
             seed=self.workspace.settings.seed,
             name=self.name,
             kind=self.kind,
-            arguments=_with_vocabulary(self.workspace, self.kind, self.arguments, self.rows),
+            arguments=_with_vocabulary(self.workspace, self.kind, self.arguments, rows),
             weights=self.weights,
             start_from=self.start_from,
             training=training,
@@ -172,7 +173,7 @@ def finetune(subject: Subject, training: Training, resources: Resources) -> Mode
     return model
 
 
-def check_recipe(name: str, modality: Modality, training: Training) -> None:
+def _check_recipe(name: str, modality: Modality, training: Training) -> None:
     """`InputError` where a recipe asks for what does not go together."""
     if training.mixup or training.cutmix:
         if modality != "image":

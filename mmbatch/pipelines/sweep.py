@@ -16,11 +16,10 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from mmbatch.encoders import require_weights
 from mmbatch.errors import InputError
 from mmbatch.models import Model
 from mmbatch.pipelines.cluster import lines_from_workers, processors, remove_folder, start_ray
-from mmbatch.pipelines.finetune import Resources, Subject, check_recipe, finetune
+from mmbatch.pipelines.finetune import Resources, Subject, finetune
 from mmbatch.pipelines.training_run import FAILURES, Crew, crew_of
 from mmbatch.pipelines.trial import Plan, try_recipe
 from mmbatch.progress import say
@@ -84,8 +83,7 @@ def sweep(
         return None
     trials = trials_of(training, search or search_of(subject.kind), count=count, seed=subject.workspace.settings.seed)
     for trial in trials:
-        check_recipe(subject.name, subject.modality, trial)
-    require_weights(subject.kind, subject.arguments, subject.weights)
+        subject.check(trial)
     resources = replace(resources, micro_batch=resources.micro_batch or training.batch_size)
     rows = _rows_of(subject, trials, resources)
     for line in table_of(rows, trials):
@@ -137,7 +135,7 @@ def _rows_of(subject: Subject, trials: Sequence[Training], resources: Resources)
 
 
 def _tune(plan: Plan, record: "_Record", *, folder: str) -> None:
-    """Run the trials."""
+    """Run the trials; `record` follows them."""
     os.environ.update(_SETTINGS)
     epochs = plan.task.training.epochs
     remove_folder(folder)
