@@ -7,6 +7,9 @@ counts as wrong: a miss of its gold class and a false alarm of none, so a model 
 Per class c, with tp, fp and fn the counts of true positives, false positives and false negatives:
 
     precision_c = tp / (tp + fp)    recall_c = tp / (tp + fn)    F1_c = 2 tp / (2 tp + fp + fn)
+
+Category paths are rows of L codes, one per level of the tree, root first, and -1 where the product has no such level.
+A code stands for a node with all its ancestors, not for a name, as `Taxonomy.codes` makes it.
 """
 
 from typing import NamedTuple
@@ -17,6 +20,9 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 
 UNSCORED = -1
 """Predicted label of a product that the model could not score."""
+
+KAKAO_WEIGHTS = (1.0, 1.2, 1.3, 1.4)
+"""Of the four levels, main to sub: the Kakao arena's `evaluate.py`."""
 
 Labels = npt.NDArray[np.integer]
 
@@ -91,6 +97,81 @@ def confusion(gold: Labels, predicted: Labels, classes: int) -> npt.NDArray[np.i
     scored = predicted != UNSCORED
     cells = gold[scored].astype(np.int64) * classes + predicted[scored]
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+
+
+class HierarchicalScores(NamedTuple):
+    """Hierarchical precision, recall and F1 of one model, each in 0..1; NaN where a denominator is 0."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+def level_accuracies(gold: Labels, predicted: Labels) -> npt.NDArray[np.float64]:
+    """Share of right codes on each level, `[L]`, of `predicted` [N, L] against `gold` [N, L].
+
+    Only the products that have the level in gold count on it, whatever is predicted for the others; NaN where none has.
+
+    Raises:
+        ValueError: the shapes differ, there is no product, or a code is not allowed.
+    """
+    _check_paths(gold=gold, predicted=predicted)
+    present = gold >= 0
+    right = ((predicted == gold) & present).sum(axis=0)
+    counts = present.sum(axis=0)
+    shares: npt.NDArray[np.float64] = np.divide(right, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    return shares
+
+
+def kakao_score(gold: Labels, predicted: Labels) -> float:
+    """Score of the Kakao arena's shopping task, 0 to 1.225, of `predicted` [N, 4] against `gold` [N, 4].
+
+        (1.0 main + 1.2 middle + 1.3 small + 1.4 sub) / 4    with the `level_accuracies` of the four levels
+
+    NaN where no product has one of the levels, as the arena's formula has no value then.
+
+    Source: `evaluate.py` of kakao-arena/shopping-classification.
+
+    Raises:
+        ValueError: there are not four levels, or as in `level_accuracies`.
+    """
+    if gold.shape[1:] != (len(KAKAO_WEIGHTS),):
+        raise ValueError(f"gold {gold.shape}: expected {len(KAKAO_WEIGHTS)} levels")
+    return float(level_accuracies(gold, predicted) @ np.array(KAKAO_WEIGHTS) / len(KAKAO_WEIGHTS))
+
+
+def hierarchical_scores(gold: Labels, predicted: Labels) -> HierarchicalScores:
+    """Hierarchical precision, recall and F1 of `predicted` [N, L] against `gold` [N, L], micro-averaged.
+
+    With T_n and P_n the sets of the gold and the predicted node of product n and all their ancestors but the root:
+
+        precision = sum of |P_n & T_n| / sum of |P_n|    recall = sum of |P_n & T_n| / sum of |T_n|
+        F1 = 2 precision recall / (precision + recall) = 2 sum of |P_n & T_n| / (sum of |P_n| + sum of |T_n|)
+
+    So a mistake near the root costs more than one near a leaf, and the right parent of a wrong leaf earns something.
+
+    Source: Kiritchenko, Matwin, Nock and Famili, "Learning and Evaluation in the Presence of Class Hierarchies:
+    Application to Text Categorization", Canadian AI 2006.
+
+    Raises:
+        ValueError: the shapes differ, there is no product, or a code is not allowed.
+    """
+    _check_paths(gold=gold, predicted=predicted)
+    shared = int(((predicted == gold) & (gold >= 0)).sum())
+    truth, said = int((gold >= 0).sum()), int((predicted >= 0).sum())
+    precision = shared / said if said else np.nan
+    return HierarchicalScores(precision=precision, recall=shared / truth, f1=2 * shared / (said + truth))
+
+
+def _check_paths(*, gold: Labels, predicted: Labels) -> None:
+    if gold.ndim != 2 or gold.shape != predicted.shape or not gold.size:
+        raise ValueError(f"gold {gold.shape} and predicted {predicted.shape}: expected two equal [N, L] above 0")
+    if gold[:, 0].min() < 0:
+        count = (gold[:, 0] < 0).sum()
+        raise ValueError(f"{count} of {len(gold)} gold paths have no first level: leave out what is not labelled")
+    lowest = min(gold.min(), predicted.min())
+    if lowest < -1:
+        raise ValueError(f"code {lowest}: expected a node's code, or -1 for no such level")
 
 
 def _check(*, gold: Labels, predicted: Labels, classes: int | None = None) -> None:

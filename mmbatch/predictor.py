@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from mmbatch.fusion.head import ConcatenationHead, load_head
+from mmbatch.fusion.head import FusionHead, load_head
 from mmbatch.fusion.late import LateFusion, load_late_fusion
 from mmbatch.fusion.probe import unit
 from mmbatch.schema import Modality
@@ -45,7 +45,7 @@ class Scorer:
     """By name."""
     classifiers: Mapping[str, tuple[np.ndarray, np.ndarray]]
     """Encoder name -> weight float32 `[C, width]` and bias float32 `[C]` over vectors of length one (`fit_probe`)."""
-    head: ConcatenationHead | None
+    head: FusionHead | None
     """None when there is one encoder only: nothing to join."""
 
     @property
@@ -70,7 +70,7 @@ class Scorer:
         probabilities[~present] = np.nan
         return probabilities
 
-    def _head_scores(self, head: ConcatenationHead, features: Features) -> np.ndarray:
+    def _head_scores(self, head: FusionHead, features: Features) -> np.ndarray:
         names = [part.name for part in self.encoders]
         with torch.inference_mode():
             logits = head(

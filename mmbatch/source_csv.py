@@ -27,7 +27,7 @@ BLOCK_BYTES = 4 << 20
 SEPARATORS = ",;\t|"
 """What may stand between columns, most usual first."""
 
-_VECTORS = "Parquet (a list of floats) or JSON Lines (an array of numbers)"
+_VECTORS = "Parquet (a list of floats), HDF5 (a dataset with two axes) or JSON Lines (an array of numbers)"
 _HEAD_BYTES = 1 << 20
 _END = "mmbatch: end of file 6f1d0c1e"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -44,7 +44,7 @@ def read_header(uri: str, columns: Columns) -> Header:
     hint = ""
     if len(names) == 1 and any(mark in names[0] for mark in SEPARATORS):
         hint = f"split at {separator!r} the header is one column, {names[0][:80]!r}: another separator was used"
-    return Header(columns=dict.fromkeys(names), row_groups=None, has_rows=has_rows, hint=hint)
+    return Header(columns=dict.fromkeys(names), parts=None, has_rows=has_rows, hint=hint)
 
 
 def read_batches(uri: str, columns: Columns) -> Iterator[RawBatch]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,16 @@ from mmbatch.errors import InputError
 from mmbatch.storage import filesystem_of
 
 TEXT_FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-SUFFIXES = {".parquet": "parquet", **TEXT_FORMATS, **{f"{suffix}.gz": name for suffix, name in TEXT_FORMATS.items()}}
+SUFFIXES = {
+    ".parquet": "parquet",
+    **TEXT_FORMATS,
+    **{f"{suffix}.gz": name for suffix, name in TEXT_FORMATS.items()},
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+}
 """Known file name endings, lower case, with the format each one means."""
+
+_NUMBERED = re.compile(r"\.chunk\.\d+$")  # HDF5 as the Kakao arena names it: train.chunk.01
 
 PARALLEL_OPENS = 16
 """Files looked at concurrently before reading: on an object store each look is a round trip of about 30 ms."""
@@ -39,11 +48,12 @@ def list_files(source: str) -> list[str]:
         raise InputError(f"{source}: no such file or folder, or an empty one")
     if any("/_delta_log/" in name for name in found):
         raise InputError(f"{source}: a Delta table, whose files hold removed rows too; expected plain files")
-    files = {name: info for name, info in found.items() if not _hidden(name, path) and suffix_of(name) in SUFFIXES}
+    files = {name: info for name, info in found.items() if not _hidden(name, path) and format_of(name)}
     if not files:
         endings = sorted({PurePosixPath(name).suffix or PurePosixPath(name).name for name in found})
         raise InputError(
-            f"{source}: no file of a known format; found {', '.join(endings[:10])}, expected {', '.join(SUFFIXES)}"
+            f"{source}: no file of a known format; found {', '.join(endings[:10])},"
+            f" expected {', '.join(SUFFIXES)} or .chunk.NUMBER"
         )
     for name, info in files.items():
         if not info["size"]:
@@ -54,6 +64,11 @@ def list_files(source: str) -> list[str]:
 def fingerprint_files(files: Sequence[str]) -> str:
     """SHA-256, hex, of every file's URI, size and content tag (object store) or modification time."""
     return hashlib.sha256(json.dumps(each_file(_identity, sorted(files))).encode()).hexdigest()
+
+
+def format_of(uri: str) -> str | None:
+    """The format that a file's name means: "csv" (TSV too), "jsonl", "parquet" or "hdf5"; None: another one."""
+    return "hdf5" if _NUMBERED.search(uri.lower()) else SUFFIXES.get(suffix_of(uri))
 
 
 def suffix_of(uri: str) -> str:

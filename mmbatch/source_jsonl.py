@@ -45,7 +45,7 @@ def read_header(uri: str) -> Header:
                 error = error or bad
     if error and not keys:
         raise InputError(f"{uri}: no JSON object in the first {lines} lines; the first one: {error}")
-    return Header(columns=dict.fromkeys(keys), row_groups=None, has_rows=lines > 0)
+    return Header(columns=dict.fromkeys(keys), parts=None, has_rows=lines > 0)
 
 
 def read_batches(uri: str, columns: Columns, *, batch_rows: int) -> Iterator[RawBatch]:

@@ -32,8 +32,8 @@ class Columns:
     """Image: bytes or `{bytes, path}` (Parquet), a path or URI (a relative one starts at the file's folder), or a list
     of these, of which the first is used."""
     image_vector: str | None = None
-    """Instead of `image`, a vector that was computed from it elsewhere: a list of float16, float32 or float64 (Parquet)
-    or of numbers (JSON Lines), as many in every row of the source."""
+    """Instead of `image`, a vector that was computed from it elsewhere: a list of float16, float32 or float64 (Parquet;
+    in HDF5 a row of a dataset with two axes) or of numbers (JSON Lines), as many in every row of the source."""
     label: tuple[str, ...] = ()
     """Category path: one column with a list, a name or, given `label_separator`, a joined path; or one column per
     level, root first."""
@@ -50,12 +50,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of the source that one worker reads: a row group of a Parquet file, or a whole text file."""
+    """A part of the source that one worker reads: some rows of a Parquet or HDF5 file, or a whole text file."""
 
     file: str
     """URI of the file; a local one is a plain absolute path."""
-    row_group: int | None
-    """Row group of a Parquet file; None: a text file, read whole."""
+    part: int | None
+    """Place among the parts of its file, from 0: a row group (Parquet), or a run of rows (HDF5); None: a text file,
+    read whole."""
     index: int
     """Place among all units of the source, from 0: earlier rows have the lower index."""
     rows: int | None = None
@@ -99,8 +100,8 @@ class Header(NamedTuple):
 
     columns: dict[str, pa.DataType | None]
     """Columns in the file's order; the type is None where any value may be text."""
-    row_groups: list[int] | None
-    """Rows in each row group; None: a text file."""
+    parts: list[int] | None
+    """Rows in each part that can be read alone; None: a text file."""
     has_rows: bool
     hint: str = ""
     """What is odd about the header, for the error that a missing column raises."""

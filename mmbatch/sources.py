@@ -1,7 +1,7 @@
 """Raw catalog files: finds them, checks their headers, and reads them in parts that fit in memory.
 
-CSV, TSV, Parquet and JSON Lines, local or on an object store. `plan_units` cuts files into units; `read_unit` reads one
-of them, in any process, and tells for every row that it cannot use why.
+CSV, TSV, Parquet, HDF5 and JSON Lines, local or on an object store. `plan_units` cuts files into units; `read_unit`
+reads one of them, in any process, and tells for every row that it cannot use why.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ from itertools import takewhile
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmbatch import source_csv, source_jsonl, source_parquet
+from mmbatch import source_csv, source_hdf5, source_jsonl, source_parquet
 from mmbatch.errors import InputError
 from mmbatch.image_access import ImageAccess
 from mmbatch.source_checks import check_rows
-from mmbatch.source_files import SUFFIXES, each_file, fingerprint_files, list_files, suffix_of
+from mmbatch.source_files import each_file, fingerprint_files, format_of, list_files
 from mmbatch.source_images import ImageReader
 from mmbatch.source_types import REJECTS, Checked, Columns, Header, RawBatch, Unit
 from mmbatch.source_vectors import first_width, fixed_width
@@ -40,7 +40,7 @@ _HEAD_ROWS = 100  # read at a time, to find the first image vector
 
 
 def plan_units(files: Sequence[str], columns: Columns) -> list[Unit]:
-    """The parts to read: each row group of a Parquet file, each text file; parts without rows are left out.
+    """The parts to read: each row group (Parquet), run of rows (HDF5), or text file; those without rows are left out.
 
     Only headers are read, and where the files' types do not say how wide image vectors are, the rows up to the first
     usable one. Raises `InputError` for columns that cannot make a catalog, a file that cannot be read or
@@ -50,13 +50,13 @@ def plan_units(files: Sequence[str], columns: Columns) -> list[Unit]:
     headers = each_file(partial(_read_header, columns=columns), files)
     parts: list[tuple[str, int | None, int | None]] = []
     for file, header in zip(files, headers, strict=True):
-        if header.row_groups is not None:
-            parts += [(file, group, rows) for group, rows in enumerate(header.row_groups) if rows]
+        if header.parts is not None:
+            parts += [(file, part, rows) for part, rows in enumerate(header.parts) if rows]
         elif header.has_rows:
             parts.append((file, None, None))
     if not parts:
         raise InputError(f"{', '.join(files[:3])}: no rows in {len(files)} file(s), only headers")
-    units = [Unit(file, group, index, rows) for index, (file, group, rows) in enumerate(parts)]
+    units = [Unit(file, part, index, rows) for index, (file, part, rows) in enumerate(parts)]
     if columns.image_vector is None:
         return units
     width = _fixed_width(files, headers, columns.image_vector) or _first_width(units, columns)
@@ -88,7 +88,8 @@ def read_unit(
     `access` says where images may be read from, beside the folder of the file itself.
     `positions`, int64, are the only rows to check, and whose images are fetched; None: all.
     `isolate` finds images that end the process which decodes them, at the price of decoding twice.
-    Positions count the rows of a Parquet file, the data rows of a CSV file and the lines of a JSON Lines file, from 0.
+    Positions count from 0 the rows of a Parquet or HDF5 file, the data rows of a CSV file and the lines of a JSON Lines
+    file.
     Raises `InputError` when the file itself breaks off or cannot be split into rows.
     """
     folder = unit.file.rpartition("/")[0]
@@ -113,9 +114,12 @@ def _only(raw: RawBatch, positions: pa.Array) -> RawBatch:
 
 
 def _read_raw(unit: Unit, columns: Columns, batch_rows: int) -> Iterator[RawBatch]:
-    if unit.row_group is not None:
-        return source_parquet.read_batches(unit.file, unit.row_group, columns, batch_rows=batch_rows)
-    if SUFFIXES[suffix_of(unit.file)] == "jsonl":
+    kind = format_of(unit.file)
+    if unit.part is not None and kind == "hdf5":
+        return source_hdf5.read_batches(unit.file, unit.part, columns)
+    if unit.part is not None:
+        return source_parquet.read_batches(unit.file, unit.part, columns, batch_rows=batch_rows)
+    if kind == "jsonl":
         return source_jsonl.read_batches(unit.file, columns, batch_rows=batch_rows)
     return source_csv.read_batches(unit.file, columns)
 
@@ -155,11 +159,15 @@ def _first_width(units: Sequence[Unit], columns: Columns) -> int | None:
 
 def _read_header(file: str, *, columns: Columns) -> Header:
     """The file's header, which has every named column."""
-    kind = SUFFIXES[suffix_of(file)]
-    if kind == "jsonl":
-        header = source_jsonl.read_header(file)
-    else:
-        header = (source_parquet if kind == "parquet" else source_csv).read_header(file, columns)
+    match format_of(file):
+        case "parquet":
+            header = source_parquet.read_header(file, columns)
+        case "hdf5":
+            header = source_hdf5.read_header(file, columns)
+        case "jsonl":
+            header = source_jsonl.read_header(file)
+        case _:
+            header = source_csv.read_header(file, columns)
     for name in columns.names():
         if name not in header.columns and (header.columns or header.has_rows):
             raise InputError(f"{file}: no column {name!r}{_advice(name, header)}")

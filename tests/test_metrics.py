@@ -2,11 +2,23 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-from mmbatch.metrics import UNSCORED, confusion, f1_scores, per_class
+from mmbatch.metrics import (
+    UNSCORED,
+    confusion,
+    f1_scores,
+    hierarchical_scores,
+    kakao_score,
+    level_accuracies,
+    per_class,
+)
 
 GOLD = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 2, 2])
 """Class 0: tp 2, fp 0, fn 1. Class 1: tp 1, fp 1, fn 1. Class 2: tp 1, fp 1, fn 0."""
+
+GOLD_PATHS = np.array([[0, 0, 0, 0], [0, 0, 1, -1], [1, 2, -1, -1], [1, 2, 3, 1]])
+PREDICTED_PATHS = np.array([[0, 0, 0, 1], [0, 0, 1, 1], [1, 1, 2, 0], [-1, -1, -1, -1]])
+"""Right of the products that have the level: main 3 of 4, middle 2 of 4, small 2 of 3, sub 0 of 2."""
 
 
 @pytest.fixture
@@ -113,3 +125,62 @@ def test_labels_that_are_not_allowed_are_refused(gold, predicted, message):
 def test_f1_refuses_products_without_a_gold_label():
     with pytest.raises(ValueError, match="1 of 2 gold labels are below 0"):
         f1_scores(np.array([0, -1]), np.array([0, 0]))
+
+
+def test_accuracy_of_each_level_counts_the_products_that_have_it():
+    np.testing.assert_allclose(level_accuracies(GOLD_PATHS, PREDICTED_PATHS), [3 / 4, 2 / 4, 2 / 3, 0 / 2])
+    shallow = level_accuracies(np.array([[0, -1]]), np.array([[0, 5]]))
+    np.testing.assert_array_equal(shallow, [1, np.nan])
+
+
+def test_kakao_score_of_a_hand_worked_case():
+    expected = (1.0 * 3 / 4 + 1.2 * 2 / 4 + 1.3 * 2 / 3 + 1.4 * 0) / 4
+    assert kakao_score(GOLD_PATHS, PREDICTED_PATHS) == pytest.approx(expected)
+    assert kakao_score(GOLD_PATHS, GOLD_PATHS) == pytest.approx(1.225)
+    assert np.isnan(kakao_score(GOLD_PATHS[1:3], PREDICTED_PATHS[1:3]))
+
+
+def test_kakao_score_of_the_arenas_winner():
+    """Its published accuracies are .923/.876/.866/.889, rounded, and its score 1.08592."""
+    hits = np.arange(1000)[:, None] < np.array([923, 876, 866, 889])
+    assert kakao_score(np.zeros((1000, 4), int), np.where(hits, 0, 1)) == pytest.approx(1.08592, abs=5e-4)
+
+
+def test_kakao_score_wants_four_levels():
+    with pytest.raises(ValueError, match=r"gold \(4, 3\): expected 4 levels"):
+        kakao_score(GOLD_PATHS[:, :3], PREDICTED_PATHS[:, :3])
+
+
+def test_hierarchical_scores_of_a_hand_worked_case():
+    """Shared nodes 3 + 3 + 1 + 0, gold nodes 4 + 3 + 2 + 4, predicted nodes 4 + 4 + 4 + 0."""
+    assert hierarchical_scores(GOLD_PATHS, PREDICTED_PATHS) == pytest.approx((7 / 12, 7 / 13, 14 / 25))
+    assert hierarchical_scores(GOLD_PATHS, GOLD_PATHS) == (1, 1, 1)
+
+
+def test_hierarchical_f1_is_the_harmonic_mean_and_with_one_level_micro_f1(labels):
+    gold, predicted = labels
+    flat = hierarchical_scores(gold[:, None], predicted[:, None])
+    assert flat == pytest.approx((f1_scores(gold, predicted).micro,) * 3)
+    precision, recall, f1 = hierarchical_scores(GOLD_PATHS, PREDICTED_PATHS)
+    assert f1 == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_a_model_that_names_no_node_has_no_precision():
+    assert hierarchical_scores(GOLD_PATHS, np.full((4, 4), -1)) == pytest.approx((np.nan, 0, 0), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "message"),
+    [
+        ([[0, -1], [-1, -1]], [[0, 0], [0, 0]], "1 of 2 gold paths have no first level"),
+        ([[0, -2]], [[0, 0]], "code -2: expected a node's code, or -1"),
+        ([[0, 1]], [[0, -3]], "code -3"),
+        ([[0, 1]], [[0]], r"gold \(1, 2\) and predicted \(1, 1\): expected two equal"),
+        ([0, 1], [0, 1], r"gold \(2,\)"),
+        (np.empty((0, 2), int), np.empty((0, 2), int), r"gold \(0, 2\)"),
+    ],
+)
+def test_paths_that_are_not_allowed_are_refused(gold, predicted, message):
+    for score in (level_accuracies, hierarchical_scores):
+        with pytest.raises(ValueError, match=message):
+            score(np.array(gold), np.array(predicted))

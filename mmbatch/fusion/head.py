@@ -1,117 +1,69 @@
-"""Fusion heads: one classifier over the embeddings of several frozen encoders.
-
-Shape letters: B products, F width of one encoder's embedding, H hidden width, M inputs, C classes.
-"""
+"""Fusion heads by kind: made new, or loaded from their files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
 
 from mmbatch.errors import InputError
+from mmbatch.fusion.base import CONFIG_FILE, WEIGHTS_FILE, FusionHead
+from mmbatch.fusion.cross_attention import CrossAttentionHead
+from mmbatch.fusion.joins import AdditionHead, ConcatenationHead, GatedHead, SimpleHead
+from mmbatch.schema import Modality
 
-WEIGHTS_FILE = "head.safetensors"
-CONFIG_FILE = "head.json"
+__all__ = [
+    "HEADS",
+    "AdditionHead",
+    "ConcatenationHead",
+    "CrossAttentionHead",
+    "FusionHead",
+    "GatedHead",
+    "SimpleHead",
+    "build_head",
+    "load_head",
+]
 
-HIDDEN_SHARE = 0.3
-"""Share of the products that lose one of their inputs in each training step: else, in a catalog where nearly every
-product has every input, what stands for a missing one would stay as it was initialised."""
+ALIKE: Mapping[str, Callable[..., FusionHead]] = {head.kind: head for head in (ConcatenationHead, GatedHead)}
+"""Kinds to which an image is an input like any other."""
+
+BY_MODALITY: Mapping[str, Callable[..., FusionHead]] = {
+    head.kind: head for head in (AdditionHead, CrossAttentionHead, SimpleHead)
+}
+"""Kinds that also take `modalities`."""
+
+HEADS: Mapping[str, Callable[..., FusionHead]] = {**ALIKE, **BY_MODALITY}
+"""Every kind of head -> its class."""
 
 
-class ConcatenationHead(nn.Module):
-    """FusionHead that joins embeddings by concatenation (late fusion, in contrast, joins scores).
+def build_head(
+    *,
+    kind: str,
+    widths: Mapping[str, int],
+    modalities: Mapping[str, Modality],
+    classes: Sequence[int],
+    **arguments: Any,
+) -> FusionHead:
+    """An untrained head.
 
-    Each input, in sorted order of its name, is LayerNormed and projected to the same width, so that no encoder
-    dominates by its scale or its width; a learned embedding stands for an input that a product lacks, or that is
-    hidden in training; the joined vector goes through dropout and one linear layer.
+    Args:
+        kind: key of `HEADS`.
+        widths: name of each input -> width of its embedding.
+        modalities: name of each input -> what its encoder reads.
+        classes: number of classes of each level, root first.
+        arguments: the other arguments of that kind's class.
 
-    Source: "Deep Multi-level Boosted Fusion Learning Framework for Multi-modal Product Classification", SIGIR eCom'20,
-    where an image vector is projected to the texts' 768 and the concatenation of 3 x 768 is mapped to the classes.
+    Raises:
+        InputError: there is no such kind, or it does not take these arguments.
     """
-
-    def __init__(self, *, widths: Mapping[str, int], classes: int, hidden: int, dropout: float) -> None:
-        """Make an untrained head.
-
-        Args:
-            widths: name of each input -> width F of its embedding.
-            classes: number of classes C.
-            hidden: width H that each input is projected to.
-            dropout: share of the joined vector that is dropped in training, 0..1.
-
-        Raises:
-            InputError: there is no input.
-        """
-        super().__init__()
-        if not widths:
-            raise InputError("a concatenation head needs at least one input, found none")
-        self.widths = dict(sorted(widths.items()))
-        self.classes, self.hidden, self.dropout_rate = classes, hidden, dropout
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.widths.values())
-        self.projections = nn.ModuleList(nn.Linear(width, hidden) for width in self.widths.values())
-        self.missing = nn.Parameter(torch.zeros(len(self.widths), hidden))
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(len(self.widths) * hidden, classes)
-
-    def forward(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Logits `[B, C]`; in training mode random inputs are hidden and part of the joined vector is dropped.
-
-        Args:
-            features: input -> embeddings, float `[B, F]`; what stands in a row that is not present does not matter.
-            present: input -> whether the product has it, bool `[B]`.
-
-        Raises:
-            ValueError: the inputs or their shapes are not the head's.
-        """
-        self._check(features, present)
-        present_BM = torch.stack([present[name] for name in self.widths], dim=1)
-        if self.training:
-            present_BM = _hide_one(present_BM)
-        parts_BH = []
-        for i, name in enumerate(self.widths):
-            present_B1 = present_BM[:, i : i + 1]
-            known_BF = torch.where(present_B1, features[name], 0.0)  # before the norm: a NaN would reach its gradient
-            projected_BH = self.projections[i](self.norms[i](known_BF))
-            parts_BH.append(torch.where(present_B1, projected_BH, self.missing[i]))
-        logits_BC: Tensor = self.classifier(self.dropout(torch.cat(parts_BH, dim=1)))
-        return logits_BC
-
-    def config(self) -> dict[str, object]:
-        """Everything but the weights that decides the output; JSON-serialisable."""
-        return {
-            "kind": "concatenation",
-            "widths": self.widths,
-            "classes": self.classes,
-            "hidden": self.hidden,
-            "dropout": self.dropout_rate,
-        }
-
-    def save(self, folder: Path) -> None:
-        """Write `head.safetensors` and `head.json` into the folder, which is made where it is missing."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
-        save_file(state, folder / WEIGHTS_FILE)
-        (folder / CONFIG_FILE).write_text(json.dumps(self.config(), indent=2) + "\n")
-
-    def _check(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
-        expected = list(self.widths)
-        for what, given in (("features", features), ("present", present)):
-            if sorted(given) != expected:
-                raise ValueError(f"{what} of a concatenation head: found inputs {sorted(given)}, expected {expected}")
-        rows = len(features[expected[0]])
-        for name, width in self.widths.items():
-            found = tuple(features[name].shape), tuple(present[name].shape)
-            if found != ((rows, width), (rows,)):
-                raise ValueError(
-                    f"input {name!r}: found features {list(found[0])} and present {list(found[1])}, "
-                    f"expected {[rows, width]} and {[rows]}"
-                )
+    if kind in BY_MODALITY:
+        arguments["modalities"] = modalities
+    return _construct(kind, {**arguments, "widths": widths, "classes": classes})
 
 
-def load_head(folder: Path) -> ConcatenationHead:
+def load_head(folder: Path) -> FusionHead:
     """The head that `save` wrote into the folder, on the CPU and in evaluation mode.
 
     Raises:
@@ -122,20 +74,24 @@ def load_head(folder: Path) -> ConcatenationHead:
         state = load_file(folder / WEIGHTS_FILE)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"no fusion head in {folder}: {error}") from error
-    kind = config.pop("kind", None)
-    if kind != "concatenation":
-        raise InputError(f"{folder / CONFIG_FILE}: found kind of fusion head {kind!r}, expected 'concatenation'")
-    head = ConcatenationHead(**config)
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / CONFIG_FILE}: found a JSON {type(config).__name__}, expected an object")
+    try:
+        head = _construct(config.pop("kind", None), config)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG_FILE}: {error}") from error
     try:
         head.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {reason}") from error
     return head.eval()
 
 
-def _hide_one(present_BM: Tensor) -> Tensor:
-    """`HIDDEN_SHARE` of the products that have several inputs lose a random one of them."""
-    chosen_B = torch.rand(present_BM.shape, device=present_BM.device).masked_fill(~present_BM, -1.0).argmax(dim=1)
-    hit_B = torch.rand(len(present_BM), device=present_BM.device) < HIDDEN_SHARE
-    lost_BM = nn.functional.one_hot(chosen_B, present_BM.shape[1]).bool() & hit_B.unsqueeze(1)
-    return torch.where(present_BM.sum(dim=1, keepdim=True) > 1, present_BM & ~lost_BM, present_BM)
+def _construct(kind: object, arguments: Mapping[str, Any]) -> FusionHead:
+    if not isinstance(kind, str) or kind not in HEADS:
+        raise InputError(f"found kind of fusion head {kind!r}, expected one of {sorted(HEADS)}")
+    try:
+        return HEADS[kind](**arguments)
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"arguments that the {kind} head does not take: {error}") from error

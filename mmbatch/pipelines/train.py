@@ -90,7 +90,7 @@ def _train_head(workspace: Workspace, encoders: Sequence[Model], recipe: dict[st
     data = FeatureRows(workspace, encoders, labels)
     widths = {model.name: int(model.card["width"]) for model in encoders}
     head = ConcatenationHead(
-        widths=widths, classes=len(labels.categories), hidden=int(recipe["hidden"]), dropout=recipe["dropout"]
+        widths=widths, classes=[len(labels.categories)], hidden=int(recipe["hidden"]), dropout=recipe["dropout"]
     )
     optimizer = torch.optim.AdamW(head.parameters(), lr=recipe["learning_rate"], weight_decay=recipe["weight_decay"])
     epochs = int(recipe["epochs"])

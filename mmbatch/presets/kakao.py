@@ -17,22 +17,9 @@ classifiers share the text model, and the image model has a network of its own f
 between the text model and its classifier. A product whose code of a level is -1 has no such level: its category ends
 above. Validation rows are never train rows.
 
-The arena's files are HDF5, 1,000,000 products and 8 GB of vectors in one. This makes Parquet of one, in bounded memory:
-
-    import h5py, numpy as np, pyarrow as pa, pyarrow.parquet as pq
-
-    CODES = ("bcateid", "mcateid", "scateid", "dcateid")
-    with h5py.File("train.chunk.01") as file:
-        train, writer = file["train"], None
-        for start in range(0, len(train["pid"]), 10_000):
-            part = slice(start, start + 10_000)
-            columns = {name: pa.array(train[name][part]) for name in ("pid", "product", *CODES)}
-            vectors = np.asarray(train["img_feat"][part], np.float32)
-            columns["img_feat"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-            table = pa.table(columns)
-            writer = writer or pq.ParquetWriter("train-01.parquet", table.schema)
-            writer.write_table(table)
-        writer.close()
+The arena's files, HDF5, are read as they are: `--source` is their folder, one file, or a pattern such as
+`arena/train.chunk.*` for the train part alone. Products of dev and test, whose codes are all -1, are predicted and not
+learned from.
 """
 
 from dataclasses import replace
