@@ -30,7 +30,7 @@ from mmbatch.pipelines.finetune import Resources, finetune
 from mmbatch.pipelines.ingest import ingest
 from mmbatch.presets import preset_named
 from mmbatch.presets.base import EncoderRecipe
-from mmbatch.training import Training
+from mmbatch.training import Augmentation, Training
 from mmbatch.workspace import Settings, Workspace
 
 FLIPKART = preset_named("flipkart-small")
@@ -45,14 +45,32 @@ _TEXT = EncoderRecipe(
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in FLIPKART.encoders} | {
+_IMAGE = EncoderRecipe(
+    name="efficientnet-lite0",
+    modality="image",
+    kind="timm",
+    arguments={"model": "tf_efficientnet_lite0"},
+    training=Training(
+        epochs=9,
+        batch_size=32,
+        learning_rate=3e-4,
+        classifier_learning_rate=3e-3,
+        label_smoothing=0.1,
+        dropout=0.2,
+        frozen=("backbone.conv_stem", "backbone.bn1", *(f"backbone.blocks.{block}" for block in range(4))),
+        augmentation=Augmentation(),
+        frozen_batch_norm=True,
+    ),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (*FLIPKART.encoders, _IMAGE)} | {
     name: replace(_TEXT, name=name, arguments={"model": model, "max_length": 64})
     for name, model in (
         ("minilm-fr", "sentence-transformers/all-MiniLM-L6-v2"),
         ("e5-fr", "intfloat/multilingual-e5-small"),
     )
 }
-"""Those of the preset flipkart-small, and two for `cdiscount_fr_50k`."""
+"""Those of the preset flipkart-small, but for photos, which it leaves frozen; and two for `cdiscount_fr_50k`."""
 
 
 def workspace_of(flags: argparse.Namespace, seed: int) -> Workspace:

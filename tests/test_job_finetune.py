@@ -10,7 +10,7 @@ from mmbatch.errors import InputError
 from mmbatch.presets import preset_named
 from mmbatch.training import Augmentation, Lora
 
-RECIPE = next(recipe for recipe in preset_named("flipkart-small").encoders if recipe.name == "efficientnet-lite0")
+RECIPE = next(recipe for recipe in preset_named("sample").encoders if recipe.modality == "image")
 
 
 @pytest.mark.parametrize(
