@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.running import report
-from jobs.finetune_encoder import changed, subjects_of
+from jobs._recipe import changed
+from jobs.finetune_encoder import subjects_of
 from mmbatch.encoders import Encoder, build_encoder, encode_prepared, engine_for, load_encoder
 from mmbatch.fusion.probe import fit_probe, unit
 from mmbatch.metrics import f1_scores
@@ -135,7 +136,8 @@ def main() -> None:
         parser.add_argument(flag, type=int, default=default)
     parser.add_argument("--training", nargs="*", default=())
     flags = parser.parse_args()
-    recipe = changed(RECIPES[flags.encoder], flags.training)
+    recipe = RECIPES[flags.encoder]
+    recipe = replace(recipe, training=changed(recipe.training, flags.training))
     found: list[dict[str, Any]] = []
     for seed in range(flags.seeds):
         found.append(measure(flags, recipe, seed))

@@ -34,7 +34,7 @@ from mmbatch.encoders import build_encoder, collate_all, row_sizes, to_tensors
 from mmbatch.models import list_models
 from mmbatch.pipelines.classifier import Classifier
 from mmbatch.pipelines.cluster import ALLOCATOR
-from mmbatch.pipelines.optimisation import optimizer_of
+from mmbatch.pipelines.optimisation import optimizer_of, rates_of
 from mmbatch.pipelines.rows import training_labels
 from mmbatch.pipelines.training_plan import SplitRows, TrainingPlan
 from mmbatch.presets import preset_named
@@ -71,7 +71,7 @@ def plain(flags: argparse.Namespace) -> dict[str, Any]:
     module = Classifier(encoder, len(labels.categories), dropout=training.dropout, activation=training.activation)
     module.freeze(prefixes=training.frozen, batch_norm=training.frozen_batch_norm)
     module.train()
-    optimizer = optimizer_of(module, training)
+    optimizer = optimizer_of(module, training, rates_of(module, training))
     seconds = [_epoch(module, optimizer, batches, training) for _ in range(flags.epochs)]
     return {"steps_per_s": len(batches) * (flags.epochs - 1) / sum(seconds[1:]), "padding": plan.padding()}
 

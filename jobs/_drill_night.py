@@ -6,7 +6,7 @@ what the drill has found, with MMBATCH_FAILPOINT set to the failpoint that it na
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from mmbatch.pipelines.extract import extract
 from mmbatch.pipelines.ingest import ingest
 from mmbatch.pipelines.maintain import maintain, plan_maintenance
 from mmbatch.pipelines.predict import predict
-from mmbatch.pipelines.train import train_head, train_late_fusion
+from mmbatch.pipelines.train_head import train_head
+from mmbatch.pipelines.train_late_fusion import train_late_fusion
 from mmbatch.presets import EncoderRecipe
 from mmbatch.presets.sample import SAMPLE
 from mmbatch.progress import say
@@ -58,7 +59,7 @@ def main(config: Night) -> dict[str, Any]:
         done["extract"] = extract(workspace, newest_encoders(workspace))
         if config.first:
             encoders = newest_encoders(workspace)
-            head = train_head(workspace, encoders, recipe=asdict(SAMPLE.head) | {"epochs": 3})
+            head = train_head(workspace, encoders, recipe=replace(SAMPLE.head, epochs=3))
             train_late_fusion(workspace, encoders, head)
         done["predict"] = predict(workspace, newest_predictor(workspace))
         if not config.first and not plan_maintenance(workspace, keep=KEPT).nothing:

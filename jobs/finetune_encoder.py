@@ -1,18 +1,17 @@
 """Catalog, labels -> encoders."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from jobs._cli import TrainingJob, plan, run_job, weights_folder
+from jobs._recipe import changed, workers_of
 from mmbatch.errors import InputError
 from mmbatch.models import Model
 from mmbatch.presets import EncoderRecipe, preset_named
 from mmbatch.progress import say
-from mmbatch.training import Augmentation, Lora, Training
+from mmbatch.training import Training
 from mmbatch.workspace import Workspace, normalise_uri
 
 if TYPE_CHECKING:
@@ -49,8 +48,11 @@ class FinetuneEncoder(TrainingJob):
 def main(config: FinetuneEncoder) -> dict[str, Any]:
     """Fine-tune one encoder or all."""
     workspace = Workspace.open(config.workspace)
-    recipes = [changed(recipe, config.training) for recipe in chosen(workspace, config.encoder)]
-    workers = _workers(config.workers)
+    recipes = [
+        replace(recipe, training=changed(recipe.training, config.training))
+        for recipe in chosen(workspace, config.encoder)
+    ]
+    workers = workers_of(config.workers)
     for flag in ("sweep", "micro_batch", "checkpoint_steps"):
         value = getattr(config, flag)
         if value is not None and value < 1:
@@ -121,42 +123,6 @@ def _search(config: FinetuneEncoder, recipes: Sequence[EncoderRecipe]) -> dict[s
     from mmbatch.sweep import search_of
 
     return {"search": {recipe.name: {"trials": config.sweep, **asdict(search_of(recipe.kind))} for recipe in recipes}}
-
-
-def _workers(flag: str | None) -> tuple[int, int] | None:
-    if flag is None:
-        return None
-    least, _, most = flag.partition(":")
-    if not (least.isdecimal() and (most or least).isdecimal() and 1 <= int(least) <= int(most or least)):
-        raise InputError(f"--workers {flag}: expected a number from 1 up, or FEWEST:MOST")
-    return int(least), int(most or least)
-
-
-def changed(recipe: EncoderRecipe, fields: Sequence[str]) -> EncoderRecipe:
-    """The recipe with some fields of its training set anew; the process ends with a usage line where one is unknown.
-
-    A field of `augmentation` or `lora` switches that part on, and the part's name with `None` off.
-    """
-    training, flags = recipe.training, list[str]()
-    for pair in fields:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--training {pair}: expected field=value")
-        part = name.partition(".")[0]
-        if name in _PARTS and value == "None":
-            off: dict[str, Any] = {name: None}
-            training = replace(training, **off)
-            continue
-        if name != part and part in _PARTS and getattr(training, part) is None:
-            training = replace(training, **{part: _PARTS[part]()})
-        flags += [f"--{name.replace('_', '-')}", *filter(None, value.split(","))]
-    if flags:
-        plain = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-        training = tyro.cli(Training, args=flags, default=training, prog="--training", config=plain)
-    return replace(recipe, training=training)
-
-
-_PARTS: Mapping[str, Callable[[], Any]] = {"augmentation": Augmentation, "lora": Lora}
 
 
 def chosen(workspace: Workspace, name: str | None) -> list[EncoderRecipe]:

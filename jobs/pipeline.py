@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs._cli import TrainingJob, plan, run_job, weights_folder
+from jobs._recipe import kinds_of
 from jobs._source import SourceJob, check_source, open_or_create
 from jobs.finetune_encoder import subjects_of
 from mmbatch.errors import InputError
@@ -21,16 +22,21 @@ class Pipeline(SourceJob, TrainingJob):
 
     rows: int = 4_000
     """Rows of the built-in sample catalog, when no --source is named."""
+    heads: str | None = None
+    """Kinds of fusion head to try, such as addition,concatenation,cross-attention; the best on the fusion rows is kept.
+    Default: the preset's."""
     snapshot: bool = False
     """The source names the whole catalog: products that it does not name are removed."""
 
 
 def main(config: Pipeline) -> dict[str, Any]:
     """Run every stage."""
+    kinds = kinds_of(config.heads)
     source = check_source(config, config.source or _sample(config))
     if config.dry_run:
         return plan(config, **source._asdict())
     workspace, preset = open_or_create(config, source)
+    preset = replace(preset, head=replace(preset.head, kinds=kinds or preset.head.kinds))
 
     from mmbatch.pipelines.ingest import ingest
 
@@ -63,7 +69,8 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
     from mmbatch.pipelines.evaluate import evaluate
     from mmbatch.pipelines.extract import extract
     from mmbatch.pipelines.predict import predict
-    from mmbatch.pipelines.train import train_head, train_late_fusion
+    from mmbatch.pipelines.train_head import train_head
+    from mmbatch.pipelines.train_late_fusion import train_late_fusion
 
     clock, timings = time.monotonic(), {}
 
@@ -76,7 +83,7 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
         raise InputError(f"--workspace {workspace.uri}: no labelled product has what preset {preset.name} can encode")
     stages: dict[str, Any] = {"encoders": [model.id for model in encoders], "extract": extract(workspace, encoders)}
     lap("extract")
-    head = train_head(workspace, encoders, recipe=asdict(preset.head))
+    head = train_head(workspace, encoders, recipe=preset.head)
     lap("head")
     predictor = train_late_fusion(workspace, encoders, head)
     lap("late fusion")

@@ -23,7 +23,7 @@ def main(config: TrainLateFusion) -> dict[str, Any]:
     if config.dry_run:
         return plan(config, encoders=ids, head=head.id if head else None)
 
-    from mmbatch.pipelines.train import train_late_fusion
+    from mmbatch.pipelines.train_late_fusion import train_late_fusion
 
     with workspace.writing("train_late_fusion", wait_s=config.wait) as workspace:
         model = train_late_fusion(workspace, encoders, head)

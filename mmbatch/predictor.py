@@ -12,7 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from mmbatch.fusion.head import FusionHead, load_head
 from mmbatch.fusion.late import LateFusion, load_late_fusion
+from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.probe import unit
+from mmbatch.fusion.taxonomy import Taxonomy
+from mmbatch.fusion.taxonomy_paths import LabelPath
 from mmbatch.schema import Modality
 
 HEAD_MODEL = "fusion-head"
@@ -47,6 +50,8 @@ class Scorer:
     """Encoder name -> weight float32 `[C, width]` and bias float32 `[C]` over vectors of length one (`fit_probe`)."""
     head: FusionHead | None
     """None when there is one encoder only: nothing to join."""
+    levels: Levels
+    """What the head's logits mean."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -55,7 +60,7 @@ class Scorer:
         return names if self.head is None else (*names, HEAD_MODEL)
 
     def scores(self, features: Features) -> np.ndarray:
-        """Class probabilities of every model, float32 `[N, M, C]`; NaN where a model has nothing to score.
+        """Probabilities of the category paths by every model, float32 `[N, M, C]`; NaN where one has nothing to score.
 
         The head scores every product that has at least one vector.
         """
@@ -76,8 +81,8 @@ class Scorer:
             logits = head(
                 {name: torch.from_numpy(features[name][0].astype(np.float32)) for name in names},
                 {name: torch.from_numpy(features[name][1]) for name in names},
-            ).numpy()
-        probabilities = _softmax(logits)
+            )
+        probabilities = np.exp(self.levels.path_log_probs(logits))
         probabilities[~np.any([features[name][1] for name in names], axis=0)] = np.nan
         return probabilities
 
@@ -88,8 +93,11 @@ class Predictor:
 
     scorer: Scorer
     late_fusion: LateFusion
-    categories: tuple[tuple[str, ...], ...]
-    """Category paths, root first, sorted; a class code is an index into it."""
+
+    @property
+    def categories(self) -> tuple[LabelPath, ...]:
+        """Category paths, root first, sorted; a class code is an index into it."""
+        return self.scorer.levels.taxonomy.paths
 
     def save(self, folder: Path) -> None:
         """Write the predictor's files."""
@@ -114,9 +122,13 @@ class Predictor:
         classifiers = {part.name: (arrays[f"{part.name}.weight"], arrays[f"{part.name}.bias"]) for part in encoders}
         head = load_head(folder) if (folder / "head.json").exists() else None
         return cls(
-            scorer=Scorer(encoders=encoders, classifiers=classifiers, head=head),
+            scorer=Scorer(
+                encoders=encoders,
+                classifiers=classifiers,
+                head=head,
+                levels=_levels(head, Taxonomy(tuple(tuple(path) for path in content["categories"]))),
+            ),
             late_fusion=load_late_fusion(folder),
-            categories=tuple(tuple(path) for path in content["categories"]),
         )
 
     def predict(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -126,6 +138,11 @@ class Predictor:
         """
         scores = self.scorer.scores(features)
         return scores, self.late_fusion.predict(scores)
+
+
+def _levels(head: FusionHead | None, taxonomy: Taxonomy) -> Levels:
+    """One classifier is for whole paths, several are for a level each: weights matter in training only."""
+    return Levels(taxonomy, (1.0,) * len(head.classes) if head is not None and len(head.classes) > 1 else ())
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

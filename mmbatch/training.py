@@ -1,7 +1,20 @@
-"""How an encoder is fine-tuned, as plain data: what a preset sets and the training loop reads."""
+"""How encoders are fine-tuned and fusion heads are trained, as plain data: what a preset sets and the loops read."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+Optimizer = Literal["adamw", "adam", "radam"]
+"""AdamW (Loshchilov & Hutter 2019), Adam (Kingma & Ba 2015) or RAdam (Liu et al. 2020)."""
+
+Schedule = Literal["linear", "cosine", "constant"]
+"""How a rate goes from its peak to zero after the warm-up; `constant` stays at the peak."""
+
+MODALITY_DROPOUT = 0.3
+"""Share of the products with several inputs that lose one of them in a training step: else, in a catalog where nearly
+every product has every input, what stands for a missing one would stay as it was initialised."""
+
+HeadKind = Literal["addition", "concatenation", "cross-attention", "gated", "simple"]
+"""Keys of `mmbatch.fusion.head.HEADS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +60,12 @@ class Training:
     """Peak rate of the encoder's own weights."""
     classifier_learning_rate: float
     """Peak rate of the new classification layer."""
-    optimizer: Literal["adamw", "adam", "radam"] = "adamw"
-    """AdamW (Loshchilov & Hutter 2019), Adam (Kingma & Ba 2015) or RAdam (Liu et al. 2020)."""
+    optimizer: Optimizer = "adamw"
+    """What takes the steps."""
     weight_decay: float = 0.01
     """Decoupled decay in AdamW; in Adam and RAdam added to the gradient, as torch does. Not on biases and norms."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the rate goes from its peak to zero after the warm-up; `constant` stays at the peak."""
+    schedule: Schedule = "linear"
+    """How the rate falls after the warm-up."""
     warmup_share: float = 0.1
     """Share of all steps in which the rate rises from zero."""
     clip: float = 1.0
@@ -61,6 +74,9 @@ class Training:
     """Factor of the rate from one layer to the one below it (Clark et al. 2020, ELECTRA); 1 trains all alike."""
     label_smoothing: float = 0.0
     """Probability mass spread over the other classes."""
+    level_weights: tuple[float, ...] = ()
+    """Weight in the loss of each level of the categories, root first: every level gets a classifier of its own. None
+    named, whole category paths are classes of one classifier."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced`: a product counts in the loss by the inverse of its class's share (King & Zeng 2001)."""
     sampling: Literal["natural", "balanced"] = "natural"
@@ -85,3 +101,48 @@ class Training:
     """Epochs without a better macro-F1 on the fusion rows after which training stops; None runs them all."""
     compile: bool = False
     """Compile the network with `torch.compile`: about a minute at the start, worth it on a GPU and long runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecipe:
+    """Which fusion heads are tried, and how each is trained on stored features."""
+
+    kinds: tuple[HeadKind, ...] = ("concatenation",)
+    """Each is trained on the same rows; the one with the best macro-F1 on the fusion rows is kept."""
+    hidden: int
+    """Width of each input's projection in the concatenation and the gated head; the others have that of the texts."""
+    blocks: int = 1
+    """Blocks of the cross-attention head."""
+    attention_heads: int = 1
+    """Attention heads of each of its blocks; they must divide the width of the texts."""
+    dropout: float
+    """Dropped share of the joined embedding."""
+    modality_dropout: float = MODALITY_DROPOUT
+    """Share of the products with several inputs that lose one of them in a training step."""
+    level_weights: tuple[float, ...] = ()
+    """As in `Training`."""
+    epochs: int
+    """Passes over the train rows; the epoch with the lowest log-loss on the fusion rows is kept."""
+    batch_size: int
+    """Products per step, over all workers together."""
+    learning_rate: float
+    """Peak rate."""
+    optimizer: Optimizer = "adamw"
+    """What takes the steps."""
+    weight_decay: float
+    """As in `Training`."""
+    schedule: Schedule = "cosine"
+    """How the rate falls after the warm-up."""
+    warmup_share: float = 0.0
+    """Share of all steps in which the rate rises from zero."""
+    label_smoothing: float = 0.0
+    """Probability mass spread over the other classes."""
+
+    def arguments(self, kind: HeadKind) -> dict[str, Any]:
+        """Arguments of `mmbatch.fusion.head.build_head` for a head of this kind."""
+        own: dict[str, Any] = {}
+        if kind in ("concatenation", "gated"):
+            own = {"hidden": self.hidden}
+        elif kind == "cross-attention":
+            own = {"blocks": self.blocks, "heads": self.attention_heads}
+        return {"kind": kind, "dropout": self.dropout, "modality_dropout": self.modality_dropout, **own}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobs.finetune_encoder import changed
+from jobs._recipe import changed
 from mmbatch.errors import InputError
 from mmbatch.presets import preset_named
 from mmbatch.training import Augmentation, Lora
@@ -32,17 +32,17 @@ RECIPE = next(recipe for recipe in preset_named("sample").encoders if recipe.mod
     ],
 )
 def test_named_fields_change_and_others_stay(fields: tuple[str, ...], expected: dict[str, Any]) -> None:
-    assert changed(RECIPE, fields).training == replace(RECIPE.training, **expected)
+    assert changed(RECIPE.training, fields) == replace(RECIPE.training, **expected)
 
 
 def test_a_field_without_a_value_is_named() -> None:
     with pytest.raises(InputError, match=r"--training epochs: expected field=value"):
-        changed(RECIPE, ("epochs",))
+        changed(RECIPE.training, ("epochs",))
 
 
 @pytest.mark.parametrize("field", ["epochs=many", "no_such_field=1", "optimizer=sgd"])
 def test_an_unknown_field_or_value_ends_the_process(field: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        changed(RECIPE, (field,))
+        changed(RECIPE.training, (field,))
     assert stopped.value.code == 2
     assert field.partition("=")[0].replace("_", "-") in capsys.readouterr().err

@@ -8,6 +8,8 @@ import torch
 from mmbatch import schema
 from mmbatch.fusion.head import ConcatenationHead
 from mmbatch.fusion.late import LateFusion
+from mmbatch.fusion.levels import Levels
+from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.pipelines.predict import TOP_K, prediction_table
 from mmbatch.predictor import EncoderPart, Predictor, Scorer
 
@@ -23,10 +25,10 @@ def predictor() -> Predictor:
         part.name: (rng.normal(size=(3, part.width)).astype(np.float32), np.zeros(3, np.float32)) for part in PARTS
     }
     head = ConcatenationHead(widths={"img": 3, "txt": 2}, classes=[3], hidden=4, dropout=0.5).eval()
-    scorer = Scorer(encoders=PARTS, classifiers=classifiers, head=head)
+    scorer = Scorer(encoders=PARTS, classifiers=classifiers, head=head, levels=Levels(Taxonomy(CATEGORIES)))
     scores = scorer.scores(features(60))
     late = LateFusion.fit(scores, np.arange(60) % 3, models=scorer.models, classes=3, seed=0, threads=1)
-    return Predictor(scorer=scorer, late_fusion=late, categories=CATEGORIES)
+    return Predictor(scorer=scorer, late_fusion=late)
 
 
 def features(rows: int, *, without_image: tuple[int, ...] = ()) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -19,10 +19,6 @@ from mmbatch.errors import InputError
 WEIGHTS_FILE = "head.safetensors"
 CONFIG_FILE = "head.json"
 
-MODALITY_DROPOUT = 0.3
-"""Share of the products that lose one of their inputs in each training step: else, in a catalog where nearly every
-product has every input, what stands for a missing one would stay as it was initialised."""
-
 
 class FusionHead(nn.Module, ABC):
     """Joins embeddings into one and classifies it, level by level (late fusion, in contrast, joins scores).

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mmbatch.errors import InputError
-from mmbatch.fusion.base import MODALITY_DROPOUT, FusionHead
+from mmbatch.fusion.base import FusionHead
 from mmbatch.fusion.text_width import TextWidth
 from mmbatch.schema import Modality
+from mmbatch.training import MODALITY_DROPOUT
 
 
 class Attention(nn.Module):

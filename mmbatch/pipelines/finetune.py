@@ -19,6 +19,7 @@ from ray.util.queue import Queue
 from mmbatch.catalog import Catalog
 from mmbatch.encoders import load_encoder, require_weights
 from mmbatch.errors import InputError
+from mmbatch.fusion.levels import Levels
 from mmbatch.models import Model, digest_of, file_digest, find_model, publish_model
 from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, start_ray
 from mmbatch.pipelines.rows import Labels
@@ -89,6 +90,7 @@ class Subject:
         """`InputError` where training would fail from the start: a recipe that contradicts itself, missing weights."""
         if self.learnable:
             _check_recipe(self.name, self.modality, training)
+            Levels.of(self.labels.taxonomy, training.level_weights)
             if not self.stored(training):
                 require_weights(self.kind, self.arguments, self.weights)
 
@@ -122,7 +124,7 @@ class Subject:
             training=training,
             recipe=self.recipe(training),
             rows={part: ray.put(found) for part, found in splits.items()},
-            classes=len(self.labels.categories),
+            levels=Levels.of(self.labels.taxonomy, training.level_weights),
             micro_batch=resources.micro_batch or training.batch_size,
             checkpoint_steps=resources.checkpoint_steps,
             lines=lines,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mmbatch.encoders.depth import depths
 from mmbatch.pipelines.classifier import Classifier
-from mmbatch.training import Training
+from mmbatch.training import Optimizer, Schedule, Training
 
 _OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -18,12 +19,31 @@ _OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def optimizer_of(module: Classifier, training: Training) -> torch.optim.Optimizer:
-    """The recipe's optimiser; layers below the top and the new layer have rates of their own.
+class Descent(Protocol):
+    """What recipes of encoders and heads have in common."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """What takes the steps."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Of matrices."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """How rates fall."""
+
+    @property
+    def warmup_share(self) -> float:
+        """Share of the steps in which they rise."""
+
+
+def optimizer_of(module: nn.Module, training: Descent, rates: Mapping[str, float]) -> torch.optim.Optimizer:
+    """The recipe's optimiser, with a peak rate for each parameter's name.
 
     Biases and normalisation weights do not decay: pulling them to zero only undoes what they normalise.
     """
-    rates = _rates(module, training)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -34,7 +54,7 @@ def optimizer_of(module: Classifier, training: Training) -> torch.optim.Optimize
     )
 
 
-def _rates(module: Classifier, training: Training) -> dict[str, float]:
+def rates_of(module: Classifier, training: Training) -> dict[str, float]:
     """Peak rate of each parameter: `learning_rate * layer_decay ** (layers above it)`, the new layer's own."""
     named = {name: training.classifier_learning_rate for name, _ in module.named_parameters()}
     below = depths(module.encoder)
@@ -45,7 +65,7 @@ def _rates(module: Classifier, training: Training) -> dict[str, float]:
     }
 
 
-def schedule_of(optimizer: torch.optim.Optimizer, training: Training, *, steps: int) -> LambdaLR:
+def schedule_of(optimizer: torch.optim.Optimizer, training: Descent, *, steps: int) -> LambdaLR:
     """Linear warm-up to the peak rates, then the recipe's way down to zero at step `steps`."""
     warmup = int(steps * training.warmup_share)
 

@@ -1,12 +1,14 @@
 """Labelled rows for training: which products, which classes, which split."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.errors import InputError
+from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.models import digest_of
 from mmbatch.schema import PATH_SEPARATOR, Modality, Split
 
@@ -18,12 +20,12 @@ class Labels:
     rows: pd.DataFrame
     """`product_id`, `category`, `code` (-1: no train row is of this class), both hashes, `split`, `bucket`."""
     categories: tuple[str, ...]
-    """Categories that occur in train rows, sorted; a class code is an index into it."""
+    """Categories that occur in train rows, sorted by path; a class code is an index into it."""
 
-    @property
-    def paths(self) -> tuple[tuple[str, ...], ...]:
-        """The categories as paths, root first."""
-        return tuple(tuple(category.split(PATH_SEPARATOR)) for category in self.categories)
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """The tree of the categories; a class code is an index into its paths too."""
+        return Taxonomy(tuple(map(path_of, self.categories)))
 
     def with_modality(self, modality: Modality) -> pd.DataFrame:
         """Rows of known classes that have this modality, with its hash as `content_hash`."""
@@ -49,7 +51,7 @@ def training_labels(catalog: Catalog) -> Labels:
             f"{where}: no product has a label, training needs labelled products (label column of the source)"
         )
     rows: pd.DataFrame = table.to_pandas()
-    categories = tuple(sorted(rows.loc[rows["split"] == "train", "category"].unique()))
+    categories = tuple(sorted(rows.loc[rows["split"] == "train", "category"].unique(), key=path_of))
     if len(categories) < 2:
         raise InputError(f"{where}: found one class only ({', '.join(categories)}), training needs at least two")
     if not {"fusion", "test"} <= set(rows["split"]):
@@ -59,6 +61,11 @@ def training_labels(catalog: Catalog) -> Labels:
         )
     codes = {category: code for code, category in enumerate(categories)}
     return Labels(rows.assign(code=rows["category"].map(codes).fillna(-1).astype(np.int64)), categories)
+
+
+def path_of(category: str) -> tuple[str, ...]:
+    """The names of a category path that was joined into one string."""
+    return tuple(category.split(PATH_SEPARATOR))
 
 
 def by_bucket(rows: pd.DataFrame, split: Split) -> list[tuple[int, pd.DataFrame]]:

@@ -29,9 +29,10 @@ from mmbatch.encoders.foreign import load_foreign
 from mmbatch.encoders.mixing import Mixing
 from mmbatch.errors import InputError
 from mmbatch.failpoints import reach
+from mmbatch.fusion.levels import Levels
 from mmbatch.metrics import f1_scores
 from mmbatch.pipelines.classifier import Classifier
-from mmbatch.pipelines.optimisation import optimizer_of, schedule_of
+from mmbatch.pipelines.optimisation import optimizer_of, rates_of, schedule_of
 from mmbatch.pipelines.training_plan import SplitRows, TrainingPlan
 from mmbatch.pipelines.training_rows import PARTS, Batch, Part, Shard, measure_lengths
 from mmbatch.pipelines.training_state import Progress, Trained, seed_step
@@ -66,7 +67,8 @@ class Task:
     """Digest of all of the above and of the rows."""
     rows: Mapping[Part, Any]
     """References to `SplitRows`."""
-    classes: int
+    levels: Levels
+    """What the classification layer learns."""
     micro_batch: int
     """Rows that go through the network at once, at most."""
     checkpoint_steps: int
@@ -123,15 +125,15 @@ class _Loop:
         torch.manual_seed(task.seed)
         encoder = self._new_encoder()
         self.module = Classifier(
-            encoder, task.classes, dropout=self.training.dropout, activation=self.training.activation
+            encoder, sum(task.levels.classes), dropout=self.training.dropout, activation=self.training.activation
         )
         self.module.freeze(prefixes=self.training.frozen, batch_norm=self.training.frozen_batch_norm)
         self.model = ray.train.torch.prepare_model(self.module)
         self.network: nn.Module = torch.compile(self.model) if self.training.compile else self.model  # type: ignore[assignment]
         self.plans = _plans(task, without_weights(encoder), self.rank)
-        optimizer = optimizer_of(self.module, self.training)
+        optimizer = optimizer_of(self.module, self.training, rates_of(self.module, self.training))
         steps = self.plans["train"].steps * self.training.epochs
-        self.mixing = Mixing(mixup=self.training.mixup, cutmix=self.training.cutmix, classes=task.classes)
+        self.mixing = Mixing(mixup=self.training.mixup, cutmix=self.training.cutmix, classes=len(task.levels.codes))
         self.trained = Trained(self.module, optimizer, schedule_of(optimizer, self.training, steps=steps))
         self.shard = self._shard(encoder)
         self.progress = self._resumed()
@@ -153,6 +155,7 @@ class _Loop:
 
     def _shard(self, encoder: Encoder) -> Shard:
         rows, balanced = self.plans["train"].rows, self.training.class_weights == "balanced"
+        classes = len(self.task.levels.codes)
         return Shard(
             catalog=self.task.catalog,
             encoder=without_weights(encoder),
@@ -162,7 +165,7 @@ class _Loop:
             workers=self.world * self.task.at_once,
             micro_batch=self.task.micro_batch,
             augmentation=self.training.augmentation,
-            class_weights=rows.class_weights(self.task.classes) if balanced else np.ones(self.task.classes, np.float32),
+            class_weights=rows.class_weights(classes) if balanced else np.ones(classes, np.float32),
         )
 
     def _resumed(self) -> Progress:
@@ -260,9 +263,7 @@ class _Loop:
         inputs, targets = self.mixing(inputs, codes)
         with self._autocast():
             logits = self.network(inputs)
-        losses = nn.functional.cross_entropy(
-            logits, targets, reduction="none", label_smoothing=self.training.label_smoothing
-        )
+        losses = self.task.levels.losses(logits, targets, label_smoothing=self.training.label_smoothing)
         return (losses * weights).sum()
 
     def _autocast(self) -> torch.autocast:
@@ -291,7 +292,7 @@ class _Loop:
             for _ in range(self.plans["fusion"].steps):
                 batch = self._next(batches)
                 for inputs, codes in zip(batch.inputs, batch.codes, strict=True):
-                    predicted.append(self.module(self._moved(inputs)).argmax(dim=1).cpu().numpy())
+                    predicted.append(self.task.levels.best(self.module(self._moved(inputs))))
                     gold.append(codes.numpy())
         golds, predictions = self._gathered(np.concatenate(gold)), self._gathered(np.concatenate(predicted))
         if not len(golds):

@@ -32,6 +32,14 @@ class Crew:
     threads: int | None
     """Of torch on a machine, shared by its workers; None: as many as it has processors."""
 
+    def scaling(self) -> ScalingConfig:
+        """What Ray Train is asked for."""
+        return ScalingConfig(
+            num_workers=self.least if self.least == self.most else (self.least, self.most),  # type: ignore[arg-type]
+            use_gpu=self.gpus,
+            resources_per_worker={"CPU": 1} | ({"GPU": 1} if self.gpus else {}),
+        )
+
     def describe(self) -> str:
         """`2 to 4 worker(s), a GPU each`."""
         number = self.least if self.least == self.most else f"{self.least} to {self.most}"
@@ -67,11 +75,7 @@ def fit(task: Task, crew: Crew, *, storage: str, callbacks: Sequence[UserCallbac
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"task": task, "threads": crew.threads},
-        scaling_config=ScalingConfig(
-            num_workers=crew.least if crew.least == crew.most else (crew.least, crew.most),  # type: ignore[arg-type]
-            use_gpu=crew.gpus,
-            resources_per_worker={"CPU": 1} | ({"GPU": 1} if crew.gpus else {}),
-        ),
+        scaling_config=crew.scaling(),
         run_config=RunConfig(
             name=RUN,
             storage_path=storage,

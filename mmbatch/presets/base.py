@@ -6,7 +6,7 @@ from typing import Any
 
 from mmbatch.schema import Modality
 from mmbatch.sources import Columns
-from mmbatch.training import Training
+from mmbatch.training import HeadRecipe, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,26 +26,6 @@ class EncoderRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadRecipe:
-    """The fusion head and how it is trained on stored features."""
-
-    hidden: int
-    """Width of the projection of each encoder and of the hidden layer."""
-    dropout: float
-    """Dropped share of the joined embedding."""
-    epochs: int
-    """Passes over the train rows; the epoch with the lowest log-loss on the fusion rows is kept."""
-    batch_size: int
-    """Products per step."""
-    learning_rate: float
-    """AdamW's peak rate."""
-    weight_decay: float
-    """AdamW's decoupled decay."""
-    label_smoothing: float = 0.0
-    """Probability mass spread over the other classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Preset:
     """Everything a source system's recipe sets together."""
 
@@ -58,4 +38,4 @@ class Preset:
     encoders: tuple[EncoderRecipe, ...]
     """In any order; they are always visited by name."""
     head: HeadRecipe
-    """The fusion head."""
+    """Its fusion heads."""

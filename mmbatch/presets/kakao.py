@@ -24,9 +24,9 @@ learned from.
 
 from dataclasses import replace
 
-from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset
+from mmbatch.presets.base import EncoderRecipe, Preset
 from mmbatch.sources import Columns
-from mmbatch.training import Training
+from mmbatch.training import HeadRecipe, Training
 
 _TEXT = Training(
     epochs=6,

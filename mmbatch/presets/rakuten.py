@@ -36,9 +36,9 @@ folder `image_train` with the photos:
       FROM 'X_train_update.csv' x JOIN 'Y_train_CVw08PX.csv' y USING (column0)) TO 'rakuten.parquet'"
 """
 
-from mmbatch.presets.base import EncoderRecipe, HeadRecipe, Preset
+from mmbatch.presets.base import EncoderRecipe, Preset
 from mmbatch.sources import Columns
-from mmbatch.training import Augmentation, Training
+from mmbatch.training import Augmentation, HeadRecipe, Training
 
 _TEXT = {"max_length": 256, "separator": " "}
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mmbatch.errors import InputError
-from mmbatch.fusion.base import MODALITY_DROPOUT, hide_one
+from mmbatch.fusion.base import hide_one
 from mmbatch.fusion.head import HEADS, FusionHead, build_head, load_head
+from mmbatch.training import MODALITY_DROPOUT
 from tests.fusion.heads import ARGUMENTS, CLASSES, MODALITIES, WIDTHS, make_head, make_inputs, some_missing
 
 KINDS = sorted(ARGUMENTS)

@@ -7,7 +7,7 @@ import pytest
 
 from mmbatch.encoders.image import TimmImage
 from mmbatch.pipelines.classifier import Classifier
-from mmbatch.pipelines.optimisation import optimizer_of, schedule_of
+from mmbatch.pipelines.optimisation import optimizer_of, rates_of, schedule_of
 from mmbatch.training import Training
 
 TRAINING = Training(epochs=1, batch_size=8, learning_rate=1.0, classifier_learning_rate=2.0, weight_decay=0.1)
@@ -19,7 +19,7 @@ def module() -> Classifier:
 
 
 def rates(module: Classifier, training: Training, steps: int = 100) -> np.ndarray:
-    optimizer = optimizer_of(module, training)
+    optimizer = optimizer_of(module, training, rates_of(module, training))
     schedule = schedule_of(optimizer, training, steps=steps)
     found = []
     for _ in range(steps):
@@ -50,11 +50,15 @@ def test_the_sum_of_the_linear_rates_is_half_the_peak(module: Classifier) -> Non
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "radam"])
 def test_the_optimiser_is_the_one_that_is_named(module: Classifier, name: str) -> None:
-    assert type(optimizer_of(module, replace(TRAINING, optimizer=name))).__name__.lower() == name  # type: ignore[arg-type]
+    assert (
+        type(optimizer_of(module, replace(TRAINING, optimizer=name), rates_of(module, TRAINING))).__name__.lower()
+        == name
+    )  # type: ignore[arg-type]
 
 
 def test_lower_layers_learn_more_slowly_and_biases_and_norms_do_not_decay(module: Classifier) -> None:
-    optimizer = optimizer_of(module, replace(TRAINING, layer_decay=0.5))
+    training = replace(TRAINING, layer_decay=0.5)
+    optimizer = optimizer_of(module, training, rates_of(module, training))
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     named = dict(module.named_parameters())
     assert len(groups) == len(named)
@@ -67,5 +71,9 @@ def test_lower_layers_learn_more_slowly_and_biases_and_norms_do_not_decay(module
 
 def test_frozen_parameters_are_not_optimised(module: Classifier) -> None:
     module.freeze(prefixes=["backbone.conv1"], batch_norm=False)
-    optimised = {id(p) for group in optimizer_of(module, TRAINING).param_groups for p in group["params"]}
+    optimised = {
+        id(p)
+        for group in optimizer_of(module, TRAINING, rates_of(module, TRAINING)).param_groups
+        for p in group["params"]
+    }
     assert {id(p) for p in module.parameters() if p.requires_grad} == optimised

@@ -8,7 +8,7 @@ import torch
 from mmbatch.encoders.ngram import NgramText
 from mmbatch.errors import InputError
 from mmbatch.pipelines.classifier import Classifier
-from mmbatch.pipelines.optimisation import optimizer_of, schedule_of
+from mmbatch.pipelines.optimisation import optimizer_of, rates_of, schedule_of
 from mmbatch.pipelines.training_state import Progress, Trained, seed_step
 from mmbatch.training import Training
 
@@ -18,7 +18,7 @@ TRAINING = Training(epochs=2, batch_size=4, learning_rate=1e-2, classifier_learn
 def trained(seed: int) -> Trained:
     torch.manual_seed(seed)
     module = Classifier(NgramText.from_scratch(buckets=32, width=4, seed=seed), 3, dropout=0.5)
-    optimizer = optimizer_of(module, TRAINING)
+    optimizer = optimizer_of(module, TRAINING, rates_of(module, TRAINING))
     return Trained(module, optimizer, schedule_of(optimizer, TRAINING, steps=20))
 
 

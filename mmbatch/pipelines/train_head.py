@@ -1,0 +1,130 @@
+"""Training of fusion heads: stored features of the train rows -> the best kind of head. No encoder runs here."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmbatch.catalog import Catalog
+from mmbatch.fusion.head import build_head
+from mmbatch.fusion.levels import Levels
+from mmbatch.fusion.selection import Standing
+from mmbatch.models import Model, digest_of, find_model, publish_model
+from mmbatch.pipelines.cluster import remove_folder, run_task, start_ray
+from mmbatch.pipelines.feature_rows import rows_per_bucket
+from mmbatch.pipelines.head_run import OUTCOME, HeadTask, train_kinds, train_on_workers
+from mmbatch.pipelines.rows import Labels, training_labels
+from mmbatch.pipelines.training_run import crew_of
+from mmbatch.predictor import HEAD_MODEL
+from mmbatch.progress import say
+from mmbatch.runs import Run
+from mmbatch.training import HeadRecipe
+from mmbatch.workspace import Workspace
+
+FEW_ROWS = 200_000
+"""Train rows that one process learns from, where no number of workers is asked for."""
+
+
+def train_head(
+    workspace: Workspace, encoders: Sequence[Model], *, recipe: HeadRecipe, workers: tuple[int, int] | None = None
+) -> Model | None:
+    """Train every kind of head that the recipe names and store the best, unless the workspace holds it already.
+
+    Args:
+        workspace: whose features and labels are learned.
+        encoders: the encoders whose features are joined.
+        recipe: the kinds, and how each is trained.
+        workers: fewest and most training processes; None: one for few products, else as many as there are GPUs.
+
+    Returns:
+        The stored head; None where there is one encoder and one level only, and so nothing to join.
+
+    Raises:
+        InputError: a kind does not suit the encoders, the recipe not the categories, or training cannot go on.
+    """
+    labels = training_labels(Catalog(workspace=workspace))
+    levels = Levels.of(labels.taxonomy, recipe.level_weights)
+    if len(encoders) < 2:
+        if len(levels.classes) < 2:
+            say("head       one encoder only: nothing to join, skipped")
+            return None
+        recipe = replace(recipe, kinds=("concatenation",))
+    task = _task(workspace, encoders, labels, levels, recipe)
+    if found := find_model(workspace, kind="head", name=HEAD_MODEL, recipe=task.digest):
+        say(f"head       found {found.id}")
+        return found
+    run = Run(workspace=workspace, job="train_head", settings={"recipe": asdict(recipe)})
+    start_ray()
+    few = workers is None and sum(task.rows["train"].values()) <= FEW_ROWS
+    model: Model = run_task(_train_here, task) if few else _train_on_workers(task, workers)
+    run.finish({"model": model.id, "standings": model.card["standings"], **model.card["metrics"]})
+    kinds = "; ".join(Standing(**standing).describe() for standing in model.card["standings"])
+    say(f"head       macro-F1 on the fusion rows: {kinds}")
+    say(f"head       stored {model.id}, log-loss {model.card['metrics']['log_loss']:.4f} on the fusion rows")
+    return model
+
+
+def identity_of(encoders: Sequence[Model], labels: Labels) -> list[Any]:
+    """What decides the rows that models over stored features learn from."""
+    modalities = sorted({model.card["modality"] for model in encoders})
+    return [sorted(model.id for model in encoders), labels.digest(*modalities), labels.categories]
+
+
+def _task(
+    workspace: Workspace, encoders: Sequence[Model], labels: Labels, levels: Levels, recipe: HeadRecipe
+) -> HeadTask:
+    task = HeadTask(
+        workspace=workspace,
+        encoders=tuple(sorted(encoders, key=lambda model: model.name)),
+        categories=labels.categories,
+        rows=rows_per_bucket(labels),
+        levels=levels,
+        recipe=recipe,
+        digest=digest_of([workspace.settings.seed, asdict(recipe), identity_of(encoders, labels)]),
+    )
+    with torch.device("meta"):  # of a kind that does not suit, the constructor says why
+        for kind in recipe.kinds:
+            build_head(**task.inputs, **recipe.arguments(kind))
+    return task
+
+
+def _train_here(task: HeadTask) -> Model:
+    """Runs in a Ray task."""
+    with tempfile.TemporaryDirectory() as name:
+        train_kinds(task, task.loop(), Path(name), done={})
+        return _publish(task, Path(name))
+
+
+def _train_on_workers(task: HeadTask, workers: tuple[int, int] | None) -> Model:
+    crew, storage = crew_of(workers), task.workspace.path("tmp", f"head-{task.digest[:16]}")
+    say(f"head       {crew.describe()}")
+    with train_on_workers(task, crew, storage=storage).as_directory() as folder:
+        model = _publish(task, Path(folder))
+    remove_folder(storage)
+    return model
+
+
+def _publish(task: HeadTask, folder: Path) -> Model:
+    """Store the best head; all but its standing among the others decides its output."""
+    outcome = json.loads((folder / OUTCOME).read_text())
+    (folder / OUTCOME).unlink()
+    return publish_model(
+        task.workspace,
+        kind="head",
+        name=HEAD_MODEL,
+        folder=folder,
+        identity=sorted(path.name for path in folder.iterdir()),
+        recipe=task.digest,
+        card={
+            "encoders": [model.id for model in task.encoders],
+            "categories": task.categories,
+            "kind_of_head": outcome["kind"],
+            "metrics": {"split": "fusion", **outcome["metrics"]},
+            "standings": outcome["standings"],
+            "training": asdict(task.recipe),
+        },
+    )
