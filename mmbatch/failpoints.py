@@ -3,9 +3,9 @@
 `MMBATCH_FAILPOINT=commit.before:3` ends the process that reaches that point for the third time, as a lost machine
 would: nothing is flushed, nothing is cleaned up. `MMBATCH_FAILPOINT=encode:<content hash>` ends every process that
 checks (`check`, at ingest), prepares (`prepare`) or encodes (`encode`) that one content, as a record that crashes a
-decoder would. `MMBATCH_FAILPOINT=step:20` ends a training worker before its 20th step. Workers get the variables of the
-job that they work for. A process that ends itself first adds a line to the file
-that `MMBATCH_FAILPOINT_LOG` names, if it is set.
+decoder would. `MMBATCH_FAILPOINT=step:20` ends a training worker before its 20th step, `head.epoch:3` one that has
+finished its third epoch of a head. Workers get the variables of the job that they work for. A process that ends itself
+first adds a line to the file that `MMBATCH_FAILPOINT_LOG` names, if it is set.
 """
 
 import hashlib

@@ -14,7 +14,7 @@ from mmbatch.pipelines.extract import store_of
 from mmbatch.workspace import Settings, Workspace
 
 BUCKETS = 4
-WIDTHS = {"image": 3, "text": 2}
+WIDTHS = {"image": 3, "text": 8}
 
 PATHS = (("a", "x"), ("a", "y"), ("b", "x"), ("b",))
 """Category of each product, by its number: the text says the first name, the image the second."""
@@ -51,7 +51,7 @@ def write_workspace(folder: Path, *, products: int, without_vectors: Sequence[in
     }
     missing = {name: [None] * products for name in ("title", "description", "image_uri", "source")}
     splits = ["fusion" if number % 10 == 0 else "test" if number % 10 == 5 else "train" for number in numbers]
-    first = np.array([[path[0] == "a", path[0] == "b"] for path in PATHS])[kinds]
+    first = np.array([[path[0] == "a", path[0] == "b", *[False] * 6] for path in PATHS])[kinds]
     second = np.array([[path[1:] == ("x",), path[1:] == ("y",), len(path) == 1] for path in PATHS])[kinds]
     image, text = (values + rng.normal(0, 0.3, values.shape) for values in (second, first))
     for bucket in range(BUCKETS):

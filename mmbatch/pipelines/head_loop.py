@@ -15,6 +15,7 @@ import torch.distributed
 from torch import Tensor
 
 from mmbatch.errors import InputError
+from mmbatch.failpoints import reach
 from mmbatch.fusion.head import FusionHead, build_head
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.taxonomy import Scores
@@ -79,6 +80,7 @@ class HeadLoop:
             self._judge(head, done, epoch)
             done.state = {name: part.state_dict() for name, part in parts.items()}
             keep(done)
+            reach("head.epoch")
         head.load_state_dict(done.best)
         return head.cpu().eval()
 
