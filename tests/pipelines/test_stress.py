@@ -6,10 +6,11 @@ import pyarrow as pa
 import pytest
 
 from mmbatch.fusion.late import LateFusion
-from mmbatch.metrics import UNSCORED
+from mmbatch.metrics import UNSCORED, f1_scores
 from mmbatch.pipelines.predict import prediction_table
 from mmbatch.pipelines.stress import draw, predicted, score, variants, without_descriptions
 from mmbatch.predictor import EncoderPart, Features, Predictor, Scorer
+from mmbatch.reports.evaluation import StressRow
 
 CATEGORIES = (("a",), ("b", "c"), ("b", "d"))
 MODALITIES = {"img": "image", "txt": "text"}
@@ -150,9 +151,20 @@ def test_a_product_of_which_nothing_is_left_is_unscored_and_counts_as_wrong(pred
     assert table["title only"].micro <= 0.5
 
 
-def test_nothing_left_of_any_product_scores_nothing(predictor: Predictor) -> None:
+def test_nothing_left_of_any_product_scores_nothing(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     found = variants(stored(3, no_image=(0, 1, 2)), {}, MODALITIES)
-    assert [(row.input, row.macro) for row in score(found, predictor, ["a"] * 3)][-1] == ("no text", 0.0)
+    monkeypatch.setattr(Predictor, "predict", lambda *_: pytest.fail("predicted from nothing"))
+    assert [(row.input, row.macro) for row in score({"no text": found["no text"]}, predictor, ["a"] * 3)] == [
+        ("no text", 0.0)
+    ]
+
+
+def test_a_row_holds_macro_and_micro_f1(predictor: Predictor) -> None:
+    whole, gold = stored(40, no_image=(1,)), np.arange(40) // 2 % 3
+    [row] = score({"all": whole}, predictor, [" > ".join(CATEGORIES[code]) for code in gold])
+    expected = f1_scores(gold, predicted(whole, predictor))
+    assert row == StressRow(input="all", rows=40, macro=expected.macro, micro=expected.micro)
+    assert len({expected.macro, expected.micro, expected.weighted}) == 3
 
 
 def test_a_category_that_the_predictor_does_not_know_is_wrong(predictor: Predictor) -> None:
