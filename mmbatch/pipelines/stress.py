@@ -67,7 +67,7 @@ def stress(catalog: Catalog, predictor: Model, rows: pd.DataFrame) -> tuple[Stre
         open_model(catalog.workspace, kind="encoder", model_id=model_id) for model_id in predictor.card["encoders"]
     ]
     start_ray()
-    work = partial(_read_features, catalog=catalog.pinned(), models=models, sample=sample)
+    work = partial(read_features, catalog=catalog.pinned(), models=models, sample=sample)
     found = stream([{"number": number} for number in range(len(models))], work, num_gpus=min(1, processors()[1]))
     arrays = {done["encoder"]: load_arrays(done["arrays"]) for done in found}
     modalities = {model.name: model.card["modality"] for model in models}
@@ -153,10 +153,14 @@ def score(found: Mapping[str, Features], predictor: Predictor, gold: Sequence[st
     return tuple(rows)
 
 
-def _read_features(
+def read_features(
     row: dict[str, Any], *, catalog: Catalog, models: Sequence[Model], sample: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """Runs in a Ray task: one encoder's features of the sample and, of text, those of the titles, as safetensors."""
+    """Runs in a Ray task: one encoder's features of the sample, in its order, as one safetensors blob.
+
+    `vectors` float16 `[N, width]` and `present` bool `[N]`; of a text encoder with any, also `title_vectors` and
+    `title_present`, those of the titles alone.
+    """
     model = models[row["number"]]
     vectors, present = _stored(catalog, model, sample)
     arrays = {"vectors": vectors, "present": present}

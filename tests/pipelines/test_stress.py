@@ -1,16 +1,28 @@
 """The stress table: which products, what is removed from them, and what counts as wrong. Without Ray."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load
 
+from mmbatch.catalog import Catalog
+from mmbatch.encoders import encode
+from mmbatch.encoders.ngram import NgramText
 from mmbatch.fusion.late import LateFusion
 from mmbatch.metrics import UNSCORED, f1_scores
+from mmbatch.pipelines.extract import store_of
+from mmbatch.pipelines.ingest import ingest
 from mmbatch.pipelines.predict import prediction_table
-from mmbatch.pipelines.stress import draw, predicted, score, variants, without_descriptions
+from mmbatch.pipelines.stress import draw, predicted, read_features, score, variants, without_descriptions
 from mmbatch.predictor import EncoderPart, Features, Predictor, Scorer
 from mmbatch.reports.evaluation import StressRow
+from mmbatch.sources import Columns
+from mmbatch.workspace import Settings, Workspace
+from tests.pipelines.test_extract import publish
 
 CATEGORIES = (("a",), ("b", "c"), ("b", "d"))
 MODALITIES = {"img": "image", "txt": "text"}
@@ -172,3 +184,33 @@ def test_a_category_that_the_predictor_does_not_know_is_wrong(predictor: Predict
     [code, _] = predicted(whole, predictor)
     [row] = score({"all": whole}, predictor, [" > ".join(CATEGORIES[code]), "of one product"])
     assert row.micro == 0.5
+
+
+def test_every_product_gets_the_vector_of_its_own_title(tmp_path: Path, in_process: None) -> None:
+    words = [{"id": f"p{n}", "title": f"title {n}", "text": f"words {n}" if n % 3 else None} for n in range(30)]
+    pq.write_table(pa.Table.from_pylist(words), tmp_path / "source.parquet")
+    workspace = Workspace.create(str(tmp_path / "w"), Settings(preset="sample", level=1, seed=0, buckets=4))
+    columns = Columns(id="id", title="title", description="text")
+    ingest(workspace, source=str(tmp_path / "source.parquet"), columns=columns)
+    encoder = NgramText.from_scratch(buckets=256, width=8, seed=0).eval()
+    model = publish(workspace, encoder, "text", tmp_path / "text")
+    catalog, store = Catalog(workspace=workspace), store_of(workspace, model)
+    for bucket in range(1, 4):  # those of bucket 0 have no vector
+        rows = catalog.table.read(buckets=[bucket]).combine_chunks()
+        vectors = encode(encoder, encoder.prepare(rows).inputs, "cpu")
+        entry = store.write(rows["product_id"].chunk(0), rows["text_hash"].chunk(0), vectors, bucket=bucket)
+        store.table.commit([entry], app_id=f"test-{bucket}")
+    sample = draw(catalog.keys().to_pandas().assign(split="test"), seed=0, limit=100)
+    [done] = read_features({"number": 0}, catalog=catalog.pinned(), models=[model], sample=sample)
+    found, by_id = load(done["arrays"]), {row["id"]: row for row in words}
+    assert found["title_present"].tolist() == found["present"].tolist() == (sample["bucket"] > 0).tolist()
+    for prefix, described in (("", True), ("title_", False)):
+        rows = [by_id[product] for product in sample["product_id"]]
+        texts = pa.table(
+            {
+                "title": [row["title"] for row in rows],
+                "description": pa.array([row["text"] if described else None for row in rows], pa.string()),
+            }
+        )
+        expected = encode(encoder, encoder.prepare(texts).inputs, "cpu") * found["present"][:, None]
+        np.testing.assert_allclose(found[f"{prefix}vectors"], expected, atol=2e-3)
