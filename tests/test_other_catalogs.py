@@ -74,6 +74,9 @@ def test_a_catalog_of_text_alone_goes_all_the_way(tmp_path: Path, write_csv: Cal
     assert {row["product_id"] for row in predictions} == {f"{i:04d}" for i in range(120)}
     [unlabelled] = [row["category"] for row in predictions if row["product_id"] == "0008"]
     assert unlabelled == "lamps"
+    stress = {row["input"]: row["micro"] for row in result["evaluate"]["counts"]["stress"]}
+    assert list(stress) == ["all", "no text"], "there are no images and no descriptions to remove"
+    assert (stress["all"] > 0.5, stress["no text"]) == (True, 0.0)
 
 
 @pytest.mark.slow

@@ -88,7 +88,20 @@ def test_other_tools_read_the_predictions(finished: Finished) -> None:
 def test_the_report_is_there_and_the_table_is_printed(finished: Finished) -> None:
     report = Path(finished[1]["evaluate"]["counts"]["report"])
     assert report.name == "report.html"
-    assert {path.name for path in report.parent.iterdir()} >= {"confusion_matrix.png", "per_class_f1.png"}
+    assert {path.name for path in report.parent.iterdir()} >= {"confusion_matrix.png", "stress.png"}
+
+
+def test_the_stress_table_begins_with_what_is_published_and_each_removed_part_is_missed(finished: Finished) -> None:
+    counts = finished[1]["evaluate"]["counts"]
+    [published] = [row for row in counts["table"] if (row["model"], row["split"]) == ("late fusion", "test")]
+    table = {row["input"]: row for row in counts["stress"]}
+    assert list(table) == ["all", "no image", "no text", "no description", "title only"]
+    assert table["all"] == {"input": "all"} | {name: published[name] for name in ("rows", "macro", "micro")}
+    assert {row["rows"] for row in table.values()} == {published["rows"]}
+    for name in ("no image", "no text", "title only"):
+        assert table[name]["micro"] < table["all"]["micro"]
+    assert "title only" in counts["text"]
+    assert "title only" in Path(counts["report"]).read_text(encoding="utf-8")
 
 
 def test_a_second_run_finds_everything_done(finished: Finished, sample_file: Path) -> None:

@@ -75,7 +75,11 @@ def quiet_streams() -> None:
 
 
 def stream(
-    units: Sequence[dict[str, Any]], work: Callable[[dict[str, Any]], list[dict[str, Any]]], *, num_cpus: float = 1
+    units: Sequence[dict[str, Any]],
+    work: Callable[[dict[str, Any]], list[dict[str, Any]]],
+    *,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
 ) -> Iterator[dict[str, Any]]:
     """Run `work` on every unit in Ray Data tasks and yield what it returns as it arrives, in no order.
 
@@ -84,7 +88,8 @@ def stream(
     if units:
         dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_retries has no name of its own yet
-        yield from rows_of(dataset.flat_map(partial(_told, work), num_cpus=num_cpus, max_retries=RETRIES))
+        told = partial(_told, work)
+        yield from rows_of(dataset.flat_map(told, num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES))
 
 
 def _told(work: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,6 +1,7 @@
 """Evaluation: published predictions against labels, per model and split, and the report.
 
-What the driver holds per labelled product is a class code per model; content is read for the few examples only.
+What the driver holds per labelled product is a class code per model; content is read for the few examples and, by
+workers, for the sample of the stress table only.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
 from mmbatch.metrics import confusion, f1_scores, per_class
 from mmbatch.models import Model, open_model
+from mmbatch.pipelines.stress import stress
 from mmbatch.predictions import Predictions
 from mmbatch.predictor import HEAD_MODEL
 from mmbatch.progress import say
@@ -37,7 +39,7 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
     """Score what is published on every split and write the report to `reports/<run>/` in the workspace.
 
     Returns:
-        Ledger entry with the table's rows and the report's URI.
+        Ledger entry with the rows of the table and of the stress table, and the report's URI.
     """
     settings = {"predictor": predictor.id}
     version = Predictions(workspace=workspace).table.version()
@@ -74,12 +76,18 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
         },
         counts=_counts(catalog, rows),
         late_fusion=predictor.card["late_fusion"],
+        stress=stress(catalog, predictor, rows),
         examples=_examples(catalog, rows[test], models),
         timings=timings or {},
     )
     uri = write_report(workspace.path("reports", run.run_id), evaluation)
     say(f"\n{table_text(evaluation)}")
-    counts = {"table": [asdict(row) for row in table], "text": table_text(evaluation), "report": uri}
+    counts = {
+        "table": [asdict(row) for row in table],
+        "stress": [asdict(row) for row in evaluation.stress],
+        "text": table_text(evaluation),
+        "report": uri,
+    }
     return run.finish(counts, {"predictions": version})
 
 
@@ -96,7 +104,8 @@ def _scored(catalog: Catalog, models: Sequence[str]) -> pd.DataFrame:
         found = found.take(place)
         said = found["model_categories"].combine_chunks()
         columns = {name: pc.map_lookup(said, pa.scalar(name), "first") for name in models}
-        rows = labels.select(["product_id", "bucket", "split", "image_hash"]).append_column("gold", labels["category"])
+        rows = labels.select(["product_id", "bucket", "split", "text_hash", "image_hash"])
+        rows = rows.append_column("gold", labels["category"])
         rows = rows.append_column(PUBLISHED, found["category"]).append_column("confidence", found["confidence"])
         for name, column in columns.items():
             rows = rows.append_column(name, column)

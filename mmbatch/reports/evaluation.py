@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mmbatch.image_vectors import NPY_MAGIC
 from mmbatch.metrics import ClassScores
-from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, thumbnail_jpeg
+from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, stress_png, thumbnail_jpeg
 from mmbatch.schema import SPLITS, Modality, Split
 from mmbatch.storage import filesystem_of, make_folder
 
@@ -34,6 +34,8 @@ HONESTY = (
     "products. No model has seen the test products: only the test column is an honest estimate."
 )
 
+STRESS = "F1 in percent of late fusion on test products with parts removed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
@@ -46,6 +48,17 @@ class ScoreRow:
     macro: float
     micro: float
     weighted: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StressRow:
+    """F1 of late fusion, in 0..1, on a sample of the test products of which a part is removed."""
+
+    input: str
+    """What is left of each product, or is not: `all`, `no image`, `title only`."""
+    rows: int
+    macro: float
+    micro: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +97,8 @@ class Evaluation:
     """What the catalog holds, by name, in the order to show."""
     late_fusion: Mapping[str, object]
     """Facts about the fitted late fusion: numbers, strings, or mappings of model to number."""
+    stress: tuple[StressRow, ...]
+    """The products as they are (`all`) come first; every row is of the same ones."""
     examples: tuple[Example, ...]
     timings: Mapping[str, float]
     """Stage -> seconds."""
@@ -96,7 +111,10 @@ class _Model(NamedTuple):
 
 
 def table_text(evaluation: Evaluation) -> str:
-    """F1 in percent as plain text: a row per model, by role, and macro, micro and weighted F1 on each split."""
+    """F1 in percent as plain text: a row per model, by role, and macro, micro and weighted F1 on each split.
+
+    Below it the stress table.
+    """
     models = _models(evaluation)
     name_width = max(map(len, ["model", *(model.name for model in models)]))
     role_width = max(map(len, ROLES))
@@ -111,7 +129,14 @@ def table_text(evaluation: Evaluation) -> str:
             macro, micro, weighted = (_percent(figure) for figure in _figures(model.splits.get(split)))
             line += f"   {macro:>6}  {micro:>6} {weighted:>8}"
         lines.append(line)
-    return "\n".join([*lines, *textwrap.wrap(HONESTY, len(heads))]) + "\n"
+    return "\n".join([*lines, *textwrap.wrap(HONESTY, len(heads)), "", *_stress_lines(evaluation.stress)]) + "\n"
+
+
+def _stress_lines(rows: Sequence[StressRow]) -> list[str]:
+    width = max(len(row.input) for row in rows)
+    heads = f"{'input':{width}}  {'macro':>6}  {'micro':>6}  {'rows':>6}"
+    lines = [f"{row.input:{width}}  {_percent(row.macro):>6}  {_percent(row.micro):>6}  {row.rows:>6,}" for row in rows]
+    return [STRESS, heads, "-" * len(heads), *lines]
 
 
 def write_report(folder_uri: str, evaluation: Evaluation) -> str:
@@ -123,6 +148,7 @@ def write_report(folder_uri: str, evaluation: Evaluation) -> str:
         "confusion_matrix.png": confusion_png(evaluation.confusion, evaluation.classes),
         "per_class_f1.png": per_class_png(_fused(evaluation), evaluation.classes),
         "modalities.png": modalities_png(_fused(evaluation), _single(evaluation), evaluation.classes),
+        "stress.png": stress_png({row.input: row.macro for row in evaluation.stress}),
     }
     page = _page(evaluation, figures)
     files = {**figures, "metrics.json": _metrics_json(evaluation), "report.html": page.encode()}
@@ -289,6 +315,7 @@ def _metrics_json(evaluation: Evaluation) -> bytes:
         "classes": evaluation.classes,
         "table": [vars(row) for row in evaluation.table],
         "per_class": {model: scores._asdict() for model, scores in evaluation.per_class.items()},
+        "stress": [vars(row) for row in evaluation.stress],
         "confusion": [
             {"gold": gold, "predicted": predicted, "products": evaluation.confusion[gold, predicted]}
             for gold, predicted in zip(golds, predictions, strict=True)

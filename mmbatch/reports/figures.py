@@ -88,12 +88,8 @@ def per_class_png(scores: ClassScores, classes: Sequence[str]) -> bytes:
     order = present[np.argsort(scores.f1[present], kind="stable")]
     shown = order[:MOST]
     figure, axes = _row_axes([classes[label] for label in shown])
-    rows = np.arange(len(shown))
-    axes.barh(rows, scores.f1[shown], height=0.66, color=COLOURS["text"])
-    paper = {"facecolor": "white", "linewidth": 0, "pad": 1.5}
+    _bars(axes, scores.f1[shown])
     for row, label in enumerate(shown):
-        f1 = float(scores.f1[label])
-        axes.text(f1 + 0.01, row, f"{100 * f1:.1f}", va="center", size=8, color=INK, bbox=paper)
         _right_hand(axes, row, f"{scores.support[label]:,}")
     _right_hand(axes, -1, "products")
     macro = float(np.nanmean(scores.f1))
@@ -125,6 +121,19 @@ def modalities_png(fused: ClassScores, single: Mapping[Modality, ClassScores], c
     note = "on the test split; gain: points of late fusion over the better single modality"
     note = _selection(note, "where fusion gains most and least", order, classes)
     _title(axes, "F1 by text, by image and by both, in percent", note)
+    return _png(figure)
+
+
+def stress_png(macro: Mapping[str, float]) -> bytes:
+    """Bars of macro-F1 by what is left of the products, as they are first, with the points that each row loses."""
+    figure, axes = _row_axes(list(macro))
+    f1 = np.array(list(macro.values()))
+    _bars(axes, f1)
+    for row, change in enumerate(f1[1:] - f1[0], start=1):
+        _right_hand(axes, row, f"{100 * change:+.1f}".replace("-", "−"))
+    _right_hand(axes, -1, "change")
+    axes.axvline(f1[0], color=INK, lw=1, ls=(0, (4, 3)))
+    _title(axes, "Macro-F1 with parts removed, in percent", "late fusion on test products; dashed line: as they are")
     return _png(figure)
 
 
@@ -221,6 +230,14 @@ def _row_axes(names: Sequence[str]) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     return figure, axes
+
+
+def _bars(axes: Axes, f1: npt.NDArray[np.float64]) -> None:
+    """A bar per row, with its figure at the end."""
+    axes.barh(range(len(f1)), f1, height=0.66, color=COLOURS["text"])
+    paper = {"facecolor": "white", "linewidth": 0, "pad": 1.5}
+    for row, value in enumerate(f1):
+        axes.text(value + 0.01, row, f"{100 * value:.1f}", va="center", size=8, color=INK, bbox=paper)
 
 
 def _right_hand(axes: Axes, row: int, text: str) -> None:

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from mmbatch.image_vectors import to_npy
 from mmbatch.metrics import UNSCORED, confusion, f1_scores, per_class
-from mmbatch.reports.evaluation import Evaluation, Example, ScoreRow, table_text, write_report
-from mmbatch.reports.figures import most_confused
+from mmbatch.reports.evaluation import Evaluation, Example, ScoreRow, StressRow, table_text, write_report
+from mmbatch.reports.figures import most_confused, stress_png
 from mmbatch.schema import SPLITS
 
 SKILL = {"text-minilm": 0.8, "text-glove": 0.7, "image-effnet": 0.6, "concatenation": 0.86, "lightgbm": 0.9}
@@ -80,6 +80,10 @@ def demo(*, classes: int, rows: int, seed: int = 0, absent: tuple[int, ...] = ()
             "cross-validated log-loss": np.float64(0.2471),
             "weight of each model": {"text-minilm": 0.51, "image-effnet": 0.29, "concatenation": 0.2},
         },
+        stress=tuple(
+            StressRow(input=name, rows=1_234, macro=macro, micro=macro + 0.0123)
+            for name, macro in (("all", 0.9), ("no image", 0.8111), ("no text", 0.5222), ("title only", 0.7333))
+        ),
         examples=tuple(examples),
         timings={"read": 3.21, "score": 71.0, "SHAP": 3723.0},
     )
@@ -155,6 +159,29 @@ def test_the_table_shows_a_dash_for_what_was_not_scored(evaluation):
     assert "–" not in cells[6:]
 
 
+def test_the_stress_table_stands_below_and_is_in_the_page_and_in_json(evaluation, folder, html):
+    lines = table_text(evaluation).splitlines()
+    start = lines.index("F1 in percent of late fusion on test products with parts removed")
+    assert lines[start - 1] == ""
+    assert [re.split(r"\s{2,}", line) for line in lines[start + 3 :]] == [
+        ["all", "90.00", "91.23", "1,234"],
+        ["no image", "81.11", "82.34", "1,234"],
+        ["no text", "52.22", "53.45", "1,234"],
+        ["title only", "73.33", "74.56", "1,234"],
+    ]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", html.split("When a part is missing")[1])
+    assert cells[:5] == ["all", "90.00", "91.23", "1,234", "no image"]
+    assert (len(cells), "The same 1,234 test products" in html) == (16, True)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["stress"] == [vars(row) for row in evaluation.stress]
+
+
+def test_the_stress_figure_changes_with_its_figures():
+    whole = stress_png({"all": 0.9, "no image": 0.8})
+    assert_drawn(whole)
+    assert whole != stress_png({"all": 0.9, "no image": 0.7})
+
+
 def test_the_page_states_the_facts(evaluation, html):
     page = Page(html)
     fused = next(row for row in evaluation.table if row.model == "lightgbm" and row.split == "test")
@@ -181,10 +208,10 @@ def test_foreign_text_is_escaped(html):
 
 def test_the_page_embeds_the_figures_that_lie_beside_it(folder, html):
     embedded = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", html)]
-    names = ["confusion_matrix.png", "per_class_f1.png", "modalities.png"]
+    names = ["confusion_matrix.png", "per_class_f1.png", "modalities.png", "stress.png"]
     assert embedded == [(folder / name).read_bytes() for name in names]
     for png in embedded:
-        assert min(assert_drawn(png)) > 400
+        assert min(assert_drawn(png)) > 350
     assert {path.name for path in folder.iterdir()} == {*names, "metrics.json", "report.html"}
 
 
@@ -217,7 +244,7 @@ def test_missing_and_broken_images_are_said_and_others_are_small_jpegs(small, tm
     wrong = tuple(replace(example, predicted="nothing") for example in small.examples[:4])
     write_report(str(tmp_path), replace(small, examples=wrong))
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert html.count("no image<") == 1
+    assert html.count("no image</div>") == 1
     assert html.count("image cannot be read") == 1
     thumbnails = [base64.b64decode(found) for found in re.findall(r"data:image/jpeg;base64,([^\"]+)", html)]
     assert len(thumbnails) == 2
