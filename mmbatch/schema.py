@@ -64,6 +64,17 @@ FEATURES = pa.schema(
 )
 """One row per product and content that an encoder has seen; the encoder is in the table's name."""
 
+SEQUENCES = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("content_hash", pa.string()),  # text_hash or image_hash the states were computed from
+        ("length", pa.int32()),  # tokens, words or patches, at least 1
+        ("states", pa.large_binary()),  # little-endian float16 [length, width], in the order of the text or the photo
+        ("bucket", pa.int32()),
+    ]
+)
+"""One row per product and content of which the states of an encoder are kept; the encoder is in the table's name."""
+
 PREDICTIONS = pa.schema(
     [
         ("product_id", pa.string()),

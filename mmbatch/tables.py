@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 EPOCH = "mmbatch-epoch"
 """Application id under which a table's log holds the epoch of its last writer."""
 
-INCOMPRESSIBLE = ("image", "vector")
+INCOMPRESSIBLE = ("image", "states", "vector")
 """Columns written without dictionary, statistics or compression: float16 noise and JPEG do not shrink."""
 
 
@@ -43,7 +43,7 @@ LOG_DAYS = 30
 files in its checkpoints the same, so that no file of a version which can still be opened is taken for a stray one."""
 
 ROW_GROUP_BYTES = 4 << 20
-"""Of a file with vectors or images: 40 JPEG files, or 2,000 vectors of 1,024 float16."""
+"""Of a file with vectors, sequences or images: 40 JPEG files, or 2,000 vectors of 1,024 float16."""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class Workspace:
             yield owned
 
     def tables(self) -> list[str]:
-        """URIs of all tables that are there, of which `features/` and `staged/` hold several."""
+        """URIs of all tables that are there, of which `features/`, `sequences/` and `staged/` hold several."""
         filesystem, root = filesystem_of(self.uri)
         logs = [log for depth in ("*", "*/*") for log in filesystem.glob(f"{root}/{depth}/_delta_log")]
         return sorted(self.path(log.removesuffix("/_delta_log")[len(root) + 1 :]) for log in logs)

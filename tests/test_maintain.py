@@ -18,6 +18,8 @@ from mmbatch.models import publish_model
 from mmbatch.pipelines import maintain as module
 from mmbatch.pipelines.maintain import maintain, plan_maintenance
 from mmbatch.runs import last_run
+from mmbatch.sequence_store import SequenceStore
+from mmbatch.sequences import Sequences, offsets_of
 from mmbatch.tables import FileEntry, Table
 from mmbatch.workspace import Settings, Workspace
 
@@ -118,6 +120,22 @@ def test_vectors_that_no_product_has_go_and_the_others_stay(workspace: Workspace
     vectors, present = store.read(pa.array(["shared", "orphaned", "new"]), buckets=[0])
     assert present.tolist() == [True, True, False]
     assert vectors[0].tobytes() == vector_of("shared").tobytes()
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_sequences_follow_the_catalog_as_vectors_do(workspace: Workspace) -> None:
+    store = SequenceStore(workspace=workspace, encoder=store_of(workspace).encoder, width=WIDTH)
+    catalog_of(workspace, {"kept": "a", "edited": "new", "also": "b"})
+    for number, (product, content) in enumerate([("kept", "a"), ("edited", "old"), ("also", "b"), ("removed", "gone")]):
+        states = np.stack([vector_of(content)] * (number + 1))
+        sequences = Sequences(states, offsets_of(np.array([number + 1])))
+        entry = store.write(pa.array([product]), pa.array([content]), sequences, bucket=0)
+        store.table.commit([entry], app_id=f"{number}")
+    entry = maintain(workspace, keep=WEEK)["counts"]["tables"][f"sequences/{store.encoder}"]
+    assert (entry["rows_after"], entry["rows_dropped"], entry["files_after"]) == (2, 2, 1)
+    found = store.read(pa.array(["b", "old", "a"]), buckets=[0])
+    assert found.lengths.tolist() == [3, 0, 1]
+    assert found.states.tobytes() == np.stack([vector_of("b")] * 3 + [vector_of("a")]).tobytes()
 
 
 @pytest.mark.usefixtures("no_ray")

@@ -1,4 +1,4 @@
-"""Encoders: a product's text or image in, one vector out. The public names of the package.
+"""Encoders: a product's text or image in, one vector or one sequence out. The public names of the package.
 
 A kind of encoder is imported where one is built or loaded (`build`, `load`): timm and transformers take each process
 that imports them several seconds.
@@ -9,6 +9,7 @@ from mmbatch.encoders.batches import batches_of
 from mmbatch.encoders.build import BUILDERS, build_encoder, require_weights
 from mmbatch.encoders.engine import Engine, encode_prepared, engine_for
 from mmbatch.encoders.load import load_encoder
+from mmbatch.encoders.states import encode_sequences, encode_states
 
 __all__ = [
     "BUILDERS",
@@ -21,6 +22,8 @@ __all__ = [
     "collate_all",
     "encode",
     "encode_prepared",
+    "encode_sequences",
+    "encode_states",
     "engine_for",
     "load_encoder",
     "require_weights",

@@ -1,11 +1,12 @@
-"""What an encoder is: product rows in, one vector per product out.
+"""What an encoder is: product rows in, one vector per product out, or the states that the vector is pooled from.
 
 An encoder works in two halves, so that decoding and tokenising run on CPU workers while the network keeps its device:
 `prepare` turns an Arrow batch into compact numpy arrays, which hold no padding and cross processes as they are;
-`collate` lays out some of their rows for the network, and `forward` turns those arrays' tensors into vectors.
+`collate` lays out some of their rows for the network, and `forward` turns those arrays' tensors into vectors, `states`
+into a sequence for each row.
 
 Shapes: G rows of a prepared batch, B rows that go through the network together, L tokens of the longest of them, T
-tokens or n-grams of all rows together, S pixels of a side.
+tokens or n-grams of all rows together, S pixels of a side, F numbers in one state of a sequence.
 """
 
 import json
@@ -105,9 +106,24 @@ class Encoder(torch.nn.Module, ABC):
     def forward(self, *args: Any, **inputs: Any) -> Tensor:
         """Vectors float32 `[B, width]` of what `collate` returns, as tensors (`to_tensors`)."""
 
+    @property
+    def sequence_width(self) -> int:
+        """Numbers in each of the `states`, F."""
+        return self.width
+
+    def states(self, *args: Any, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """What `forward` would pool, of the same tensors: the states of a text's tokens or of a photo's patches.
+
+        Returns:
+            float32 `[B, L, F]`, and int64 `[B]`: how many of a row's states are real, from the first one; at least one.
+            An encoder that pools nothing has one state, its vector.
+        """
+        vectors_BW: Tensor = self(*args, **inputs)
+        return vectors_BW.unsqueeze(1), torch.ones(len(vectors_BW), dtype=torch.int64, device=vectors_BW.device)
+
     @abstractmethod
     def config(self) -> dict[str, object]:
-        """Everything besides the weights that changes the vectors, as JSON values; a part of the fingerprint."""
+        """Everything besides the weights that changes vectors or states, as JSON values; a part of the fingerprint."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -170,10 +186,15 @@ def to_vectors(vectors: np.ndarray, kind: str) -> np.ndarray:
     """Float32 vectors as `VECTOR_DTYPE`; `ValueError` names the rows that are not finite in float16."""
     with np.errstate(over="ignore"):  # reported below, with the rows
         half: np.ndarray = vectors.astype(VECTOR_DTYPE)
-    rows = np.flatnonzero(~np.isfinite(half).all(axis=1)).tolist()
-    if rows:
-        raise ValueError(f"encoder {kind}: vectors of rows {rows} are not finite in float16")
+    finite_B = np.isfinite(half).all(axis=1)
+    require_finite(finite_B, np.arange(len(half)), f"encoder {kind}: vectors")
     return half
+
+
+def require_finite(finite: np.ndarray, rows: np.ndarray, what: str) -> None:
+    """Raise `ValueError` that names the `rows` (int64 `[P]`) of what is not `finite` (bool `[P]`)."""
+    if not finite.all():
+        raise ValueError(f"{what} of rows {np.unique(rows[~finite]).tolist()} are not finite in float16")
 
 
 def write_encoder(encoder: Encoder, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which rows go through a network together, and how rows of unequal length become one rectangle."""
+"""Which rows go through a network together."""
 
 import numpy as np
 
@@ -18,14 +18,3 @@ def batches_of(lengths: np.ndarray, *, budget: int, most: int) -> list[np.ndarra
             batches.append(order[start:end])
             start = end
     return [*batches, order[start:]] if len(order) else []
-
-
-def take_ragged(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the values of some rows stand in a ragged array, row after row, and the lengths of these rows.
-
-    `offsets` int64 `[R + 1]`: row r holds the values from `offsets[r]` up to `offsets[r + 1]`. Both results are int64.
-    """
-    lengths = np.diff(offsets)[rows]
-    ends = np.cumsum(lengths)
-    places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[rows] - ends + lengths, lengths)
-    return places, lengths

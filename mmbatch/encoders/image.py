@@ -19,6 +19,7 @@ from mmbatch.encoders.framing import FRAMINGS, Framing, frame, shorter_side, who
 from mmbatch.encoders.timm_network import (
     channels_last,
     new_network,
+    patches_of,
     pretrained_network,
     require_known,
     require_size,
@@ -28,7 +29,7 @@ from mmbatch.images import ImageError, open_rgb
 from mmbatch.training import Augmentation
 
 CODE_VERSION = 1
-"""Raised whenever this module turns the same images and weights into other vectors."""
+"""Raised whenever this module turns the same images and weights into other vectors or states."""
 
 NO_IMAGE = "no_image"
 """Reason code of a row without an image."""
@@ -74,6 +75,7 @@ class TimmImage(Encoder):
             raise InputError(f"{model}: framing is {framing!r}, expected {' or '.join(FRAMINGS)}")
         self.backbone = channels_last(backbone)
         self.width = cast("int", backbone.head_hidden_size)
+        self._patch_width = cast("int", backbone.num_features)
         self.size = size
         self._model, self._interpolation = model, interpolation
         self._mean, self._std = tuple(mean), tuple(std)
@@ -191,9 +193,24 @@ class TimmImage(Encoder):
 
         Pixels are uint8, or float32 in the same range, 0..255, when photos are mixed.
         """
-        pixels_BCHW = pixels.permute(0, 3, 1, 2)
-        vectors: Tensor = self.backbone((pixels_BCHW - self.mean) / self.std)
+        vectors: Tensor = self.backbone(self._normalised(pixels))
         return vectors.float()
+
+    @property
+    @override
+    def sequence_width(self) -> int:
+        return self._patch_width
+
+    @override
+    def states(self, *, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches of the network's last map, row by row from the top; as many of each photo. See `Encoder.states`."""
+        patches_BLF = patches_of(self.backbone, self._normalised(pixels)).float()
+        rows, patches, _ = patches_BLF.shape
+        return patches_BLF, torch.full((rows,), patches, device=pixels.device)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        pixels_BCHW = pixels.permute(0, 3, 1, 2)
+        return (pixels_BCHW - self.mean) / self.std
 
     @override
     def config(self) -> dict[str, object]:

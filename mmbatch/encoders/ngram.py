@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from mmbatch import schema
 from mmbatch.encoders.base import VECTOR_DTYPE, Budget, Budgets, Encoder, Inputs, Prepared, TraceInput, write_encoder
-from mmbatch.encoders.batches import take_ragged
 from mmbatch.encoders.product_text import TEXT_COLUMNS, product_texts, without_text
+from mmbatch.sequences import take_ragged
 from mmbatch.training import Augmentation
 
 CODE_VERSION = 1

@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from typing_extensions import override
 
 from mmbatch import schema
 from mmbatch.encoders.base import VECTOR_DTYPE, Budget, Budgets, Encoder, Inputs, Prepared, TraceInput, write_encoder
-from mmbatch.encoders.batches import take_ragged
 from mmbatch.encoders.cleaning import clean_words, cleaning_config, require_language
 from mmbatch.encoders.product_text import TEXT_COLUMNS, product_texts, without_text
 from mmbatch.encoders.word_vectors import WordVectors, find_vectors, read_vectors
 from mmbatch.errors import InputError
+from mmbatch.sequences import take_ragged
 from mmbatch.training import Augmentation
 
 VOCABULARY_FILE = "vocabulary.txt"
@@ -30,7 +30,7 @@ UNKNOWN = 0
 """Id of what stands in for a text without a known word, and of padding; its vector is zero."""
 
 CODE_VERSION = 1
-"""Raised whenever this module turns the same rows and weights into other vectors."""
+"""Raised whenever this module turns the same rows and weights into other vectors or states."""
 
 
 @final
@@ -168,11 +168,28 @@ class RecurrentText(Encoder):
     @override
     def forward(self, *, ids: Tensor, lengths: Tensor) -> Tensor:
         """Vectors float32 `[B, width]` of word ids `[B, L]`; what stands after a row's length is not read."""
-        words_BLE = self.embedding(ids)
-        packed = pack_padded_sequence(words_BLE, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        _, (states_2BH, _) = self.lstm(packed)
+        _, (states_2BH, _) = self.lstm(self._packed(ids, lengths))
         both_BH2 = torch.cat([states_2BH[0], states_2BH[1]], dim=1)
         return torch.relu(self.projection(both_BH2)).float()
+
+    @property
+    @override
+    def sequence_width(self) -> int:
+        return 2 * self.hidden
+
+    @override
+    def states(self, *, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """At each word, the state of the words up to it and that of the words from it on; see `Encoder.states`.
+
+        A text without a known word has one, of the zero vector.
+        """
+        packed, _ = self.lstm(self._packed(ids, lengths))
+        states_BLF, _ = pad_packed_sequence(packed, batch_first=True)
+        return states_BLF.float(), lengths
+
+    def _packed(self, ids: Tensor, lengths: Tensor) -> PackedSequence:
+        words_BLE = self.embedding(ids)
+        return pack_padded_sequence(words_BLE, lengths.cpu(), batch_first=True, enforce_sorted=False)
 
     @override
     def config(self) -> dict[str, object]:

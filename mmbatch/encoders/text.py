@@ -18,7 +18,6 @@ from typing_extensions import override
 
 from mmbatch import schema
 from mmbatch.encoders.base import VECTOR_DTYPE, Budget, Budgets, Encoder, Inputs, Prepared, TraceInput, write_encoder
-from mmbatch.encoders.batches import take_ragged
 from mmbatch.encoders.pooling import Pooling, take_pooling
 from mmbatch.encoders.pretrained import find_weights, unreachable
 from mmbatch.encoders.pretrained_text import load_backbone, load_tokenizer
@@ -31,12 +30,13 @@ from mmbatch.encoders.product_text import (
     without_text,
 )
 from mmbatch.errors import InputError
+from mmbatch.sequences import take_ragged
 from mmbatch.training import Augmentation
 
 TOKENIZER_FILE = "tokenizer.json"
 
 CODE_VERSION = 1
-"""Raised whenever this module turns the same rows and weights into other vectors."""
+"""Raised whenever this module turns the same rows and weights into other vectors or states."""
 
 _NOT_OUTPUT = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
 
@@ -218,14 +218,26 @@ class TransformersText(Encoder):
     @override
     def forward(self, *, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Vectors float32 `[B, width]` of tokens `[B, L]`; every row has at least one token that is not masked."""
+        vectors_BW: Tensor = self.pooling(self._read(input_ids, attention_mask, token_type_ids), attention_mask)
+        return vectors_BW
+
+    @override
+    def states(
+        self, *, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Last hidden states of tokens `[B, L]`; see `Encoder.states`."""
+        states_BLW = self._read(input_ids, attention_mask, token_type_ids)
+        return states_BLW.float(), attention_mask.sum(dim=1)
+
+    def _read(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """Last hidden states `[B, L, W]`, those of padding among them."""
         more: dict[str, Any] = {"cache": _NoCache()} if self.backbone.config.model_type == "flaubert" else {}
         if token_type_ids is not None:
             more["token_type_ids"] = token_type_ids.long()
         states_BLW: Tensor = self.backbone(
             input_ids=input_ids.long(), attention_mask=attention_mask.long(), **more
         ).last_hidden_state
-        vectors_BW: Tensor = self.pooling(states_BLW, attention_mask)
-        return vectors_BW
+        return states_BLW
 
     @override
     def config(self) -> dict[str, object]:

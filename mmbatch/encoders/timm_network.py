@@ -7,6 +7,7 @@ from typing import Any, cast
 import timm
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from mmbatch.encoders.pretrained import find_weights, unreachable
 from mmbatch.errors import InputError
@@ -75,6 +76,23 @@ def channels_last(network: torch.nn.Module) -> torch.nn.Module:
         if isinstance(module, torch.nn.Conv2d):
             module.to(memory_format=torch.channels_last)
     return network
+
+
+def patches_of(network: Any, pixels_BCHW: Tensor) -> Tensor:
+    """What a network pools: the positions of its last map, or its tokens without those for the whole photo.
+
+    Float `[B, L, network.num_features]`. Of a network that pools several maps (CoaT, CrossViT, EfficientViM), which
+    have no positions in common, the pooled vector is the only position.
+    """
+    features: Any = network.forward_features(pixels_BCHW)
+    if not isinstance(features, Tensor):
+        pooled_BF: Tensor = network.forward_head(features)
+        return pooled_BF.unsqueeze(1)
+    if features.ndim == 3:
+        return features[:, getattr(network, "num_prefix_tokens", 0) :]
+    if getattr(network, "output_fmt", "NCHW") == "NHWC":
+        return features.flatten(1, 2)
+    return features.flatten(2).transpose(1, 2)
 
 
 def _unusable(file: Path, error: Exception) -> InputError:

@@ -88,12 +88,16 @@ class FusionHead(nn.Module, ABC):
         Raises:
             ValueError: the inputs, their shapes or types are not the head's.
         """
+        logits_BC: Tensor = self.classifier(self.dropout(self.embed(features, present)))
+        return logits_BC
+
+    def embed(self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Joined embedding `[B, J]`, which the classifiers read; arguments and errors as `forward`."""
         self._check(features, present)
         masks = [mask.unsqueeze(-1) for mask in self._left([present[name] for name in self.widths])]
         # A NaN in a row that is not read would still reach the gradients of the layers that it went through.
         known = [torch.where(mask, features[name], 0.0) for name, mask in zip(self.widths, masks, strict=True)]
-        logits_BC: Tensor = self.classifier(self.dropout(self.join(known, masks)))
-        return logits_BC
+        return self.join(known, masks)
 
     @abstractmethod
     def join(self, known: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:

@@ -3,9 +3,10 @@
 A crash anywhere leaves every table readable with the same rows: new files are written first, one commit swaps them for
 the old ones, and the old ones are deleted when no version of the retention window has them.
 
-Rows leave two kinds of tables only: `features`, where a product has got another content or is removed, and `images`.
-Splits of removed products stay, so that no split is ever drawn twice. Features of an encoder that no stored model
-names, and tables that this module does not know, are reported and left alone: deleting those is a person's decision.
+Rows leave three kinds of tables only: `features` and `sequences`, where a product has got another content or is
+removed, and `images`. Splits of removed products stay, so that no split is ever drawn twice. Features and sequences of
+an encoder that no stored model names, and tables that this module does not know, are reported and left alone: deleting
+those is a person's decision.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from mmbatch.predictions import Predictions
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table
 from mmbatch.runs import Run, new_run_id, runs_table, tie_out
+from mmbatch.sequence_store import sequences_table
 from mmbatch.storage import filesystem_of
 from mmbatch.sweep import trials_table
 from mmbatch.tables import FileEntry, Snapshot, Table
@@ -126,7 +128,7 @@ class Plan:
     claims: int
     """Old claims in `epochs/`."""
     left_alone: tuple[str, ...]
-    """Tables that nothing here knows, features of encoders without a model among them."""
+    """Tables that nothing here knows, features and sequences of encoders without a model among them."""
 
     @property
     def nothing(self) -> bool:
@@ -214,6 +216,7 @@ def _known_tables(workspace: Workspace) -> dict[str, Table]:
         "runs": runs_table(workspace),
         "trials": trials_table(workspace),
         **{f"features/{store.encoder}": store.table for store in _stores(workspace)},
+        **{f"sequences/{store.encoder}": sequences_table(workspace, store.encoder) for store in _stores(workspace)},
     }
 
 
@@ -230,10 +233,11 @@ def _needs(workspace: Workspace) -> dict[str, _Needs]:
         return {}
     images = _Needs(catalog=catalog, hash_column="image_hash", content_column="image_hash")
     return {"images": images} | {
-        f"features/{store.encoder}": _Needs(
+        f"{kind}/{store.encoder}": _Needs(
             catalog=catalog, hash_column=HASH_COLUMNS[store.modality], content_column="content_hash"
         )
         for store in _stores(workspace)
+        for kind in ("features", "sequences")
     }
 
 

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from mmbatch.encoders.batches import batches_of, take_ragged
+from mmbatch.encoders.batches import batches_of
 from mmbatch.encoders.product_text import product_texts
 from mmbatch.encoders.text import TransformersText
 
@@ -37,13 +37,6 @@ def test_every_row_is_in_one_batch_and_no_batch_could_take_another_row(seed: int
         assert len(rows) * lengths[rows].max() <= 1024
         if following is not None:
             assert len(rows) == 16 or (len(rows) + 1) * lengths[following[0]] > 1024
-
-
-def test_takes_the_values_of_rows_in_their_order() -> None:
-    values, offsets = np.arange(10) * 10, np.array([0, 3, 3, 4, 10])
-    places, lengths = take_ragged(offsets, np.array([2, 0, 1]))
-    assert values[places].tolist() == [30, 0, 10, 20]
-    assert lengths.tolist() == [1, 3, 0]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,16 @@ def test_logits_have_one_column_a_class_of_each_level(kind: str):
 
 
 @every_kind
+def test_logits_are_the_classifiers_of_the_joined_embedding(kind: str):
+    head, inputs = make_head(kind).eval(), some_missing()
+    joined = head.embed(*inputs)
+    assert joined.shape == (5, head.classifier.in_features)
+    assert torch.equal(head.classifier(joined), head(*inputs))
+    with pytest.raises(ValueError, match="found inputs"):
+        head.embed({}, inputs[1])
+
+
+@every_kind
 def test_a_level_is_classified_by_a_linear_layer_of_its_own(kind: str):
     head, inputs = make_head(kind).eval(), make_inputs()
     before = head.by_level(head(*inputs))

@@ -1,7 +1,6 @@
 """Features of labelled products: each row once an epoch, by any number of workers, however they are cut into units."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
