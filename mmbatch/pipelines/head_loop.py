@@ -23,6 +23,7 @@ from mmbatch.fusion.taxonomy_paths import Ints
 from mmbatch.pipelines.feature_rows import Batch, FeatureRows, as_tensors
 from mmbatch.pipelines.optimisation import optimizer_of, schedule_of
 from mmbatch.pipelines.training_state import seed_step
+from mmbatch.progress import Progress, say
 from mmbatch.training import HeadKind, HeadRecipe
 
 SCORED = 16_384
@@ -57,6 +58,8 @@ class HeadLoop:
     seed: int
     worker: int
     device: torch.device
+    tell: Callable[[str], None] = say
+    """Gets the lines for the person who waits."""
 
     def run(self, done: Trained, keep: Callable[[Trained], None]) -> FusionHead:
         """Train from `done` on, handing it to `keep` after every epoch; the best epoch's head, on the CPU.
@@ -74,9 +77,11 @@ class HeadLoop:
         parts: dict[str, Any] = {"head": head, "optimizer": optimizer, "schedule": schedule}
         for name, state in done.state.items():
             parts[name].load_state_dict(state)
+        before = sum(self._steps(epoch) for epoch in range(done.epoch))
+        meter = Progress(f"head       {done.kind}", total=steps, unit="steps", done=before, tell=self.tell)
         for epoch in range(done.epoch, self.recipe.epochs):
             seed_step(self.seed, epoch=epoch, step=0, rank=self.worker)
-            self._train(head, optimizer, schedule, epoch)
+            self._train(head, optimizer, schedule, epoch, meter)
             self._judge(head, done, epoch)
             done.state = {name: part.state_dict() for name, part in parts.items()}
             keep(done)
@@ -95,7 +100,9 @@ class HeadLoop:
     def _steps(self, epoch: int) -> int:
         return self.rows.steps(epoch, batch=self.recipe.batch_size, seed=self.seed)
 
-    def _train(self, head: FusionHead, optimizer: torch.optim.Optimizer, schedule: Any, epoch: int) -> None:
+    def _train(
+        self, head: FusionHead, optimizer: torch.optim.Optimizer, schedule: Any, epoch: int, meter: Progress
+    ) -> None:
         head.train()
         batches = self.rows.batches(epoch, batch=self.recipe.batch_size, seed=self.seed, worker=self.worker)
         for step in range(self._steps(epoch)):
@@ -103,6 +110,7 @@ class HeadLoop:
             self._backward(head, next(batches, None), where=f"epoch {epoch + 1}, step {step + 1}")
             optimizer.step()
             schedule.step()
+            meter.advance(1)
 
     def _backward(self, head: FusionHead, batch: Batch | None, *, where: str) -> None:
         """Gradients of the mean loss over the products of all workers' batches."""

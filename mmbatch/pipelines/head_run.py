@@ -17,6 +17,7 @@ import ray.train.torch
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig
 from ray.train.torch import TorchTrainer
+from ray.util.queue import Queue
 
 from mmbatch.errors import InputError
 from mmbatch.fusion.head import FusionHead
@@ -27,6 +28,7 @@ from mmbatch.models import Model
 from mmbatch.pipelines.feature_rows import FeatureRows
 from mmbatch.pipelines.head_loop import HeadLoop, Trained
 from mmbatch.pipelines.training_run import FAILURES, RUN, Crew
+from mmbatch.progress import say
 from mmbatch.schema import Split
 from mmbatch.training import HeadKind, HeadRecipe
 from mmbatch.workspace import Workspace
@@ -53,6 +55,8 @@ class HeadTask:
     recipe: HeadRecipe
     digest: str
     """Of all of the above and of the rows' content."""
+    lines: Queue | None = None
+    """Lines for the person who waits; None: said here."""
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -67,9 +71,9 @@ class HeadTask:
         """A worker's part in it."""
         rows = FeatureRows(self.workspace, self.encoders, self.categories, self.rows, workers)
         seed = self.workspace.settings.seed
-        return HeadLoop(
-            rows, self.recipe, self.levels, self.inputs, seed=seed, worker=worker, device=torch.device(device)
-        )
+        tell = _silent if worker else self.lines.put if self.lines else say
+        place = torch.device(device)
+        return HeadLoop(rows, self.recipe, self.levels, self.inputs, seed, worker, place, tell)
 
 
 def train_kinds(
@@ -143,3 +147,7 @@ def _read(checkpoint: Checkpoint, *, device: torch.device) -> dict[HeadKind, Tra
     with checkpoint.as_directory() as folder:
         found = torch.load(Path(folder) / STATE, weights_only=True, map_location=device)
     return {kind: Trained(**values) for kind, values in found.items()}
+
+
+def _silent(_: str) -> None:
+    """The first worker speaks for all."""

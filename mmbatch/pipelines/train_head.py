@@ -14,7 +14,7 @@ from mmbatch.fusion.head import build_head
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.selection import Standing
 from mmbatch.models import Model, digest_of, find_model, publish_model
-from mmbatch.pipelines.cluster import remove_folder, run_task, start_ray
+from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, run_task, start_ray
 from mmbatch.pipelines.feature_rows import rows_per_bucket
 from mmbatch.pipelines.head_run import OUTCOME, HeadTask, train_kinds, train_on_workers
 from mmbatch.pipelines.rows import Labels, training_labels
@@ -60,7 +60,9 @@ def train_head(
     run = Run(workspace=workspace, job="train_head", settings={"recipe": asdict(recipe)})
     start_ray()
     few = workers is None and sum(task.rows["train"].values()) <= FEW_ROWS
-    model: Model = run_task(_train_here, task) if few else _train_on_workers(task, workers)
+    with lines_from_workers() as lines:
+        task = replace(task, lines=lines)
+        model: Model = run_task(_train_here, task) if few else _train_on_workers(task, workers)
     run.finish({"model": model.id, "standings": model.card["standings"], **model.card["metrics"]})
     kinds = "; ".join(Standing(**standing).describe() for standing in model.card["standings"])
     say(f"head       macro-F1 on the fusion rows: {kinds}")

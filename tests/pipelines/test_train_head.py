@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +49,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return write_workspace(tmp_path / "workspace", products=400)
 
 
+@pytest.mark.slow
 def test_workers_of_ray_train_learn_what_one_process_learns(workspace: Workspace, local_ray: None) -> None:
     alone = train_head(workspace, encoders(workspace), recipe=RECIPE)
     assert alone is not None
@@ -90,7 +90,8 @@ print("OUTCOME", json.dumps([model.id, model.card["metrics"]]))
 """
 
 
-def test_a_killed_run_goes_on_after_its_last_epoch(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_whose_worker_dies_again_and_again_says_so_and_goes_on_when_started_again(tmp_path: Path) -> None:
     def run(folder: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", RUN, str(tmp_path / folder)]
         return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
@@ -98,8 +99,9 @@ def test_a_killed_run_goes_on_after_its_last_epoch(tmp_path: Path) -> None:
     for folder in ("whole", "killed"):
         write_workspace(tmp_path / folder, products=200)
     whole = run("whole")
-    killed = run("killed", **{VARIABLE: "head.epoch:8"})
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = run("killed", **{VARIABLE: "head.epoch:3"})  # of twelve epochs: two deaths are made good
+    assert "head: worker 0 died 3 times" in killed.stderr
+    assert killed.returncode != 0
     assert list((tmp_path / "killed" / "tmp").glob("head-*/run/checkpoint_*"))
     again = run("killed")
     outcomes = [
