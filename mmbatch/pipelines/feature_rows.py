@@ -1,7 +1,6 @@
 """Stored features of labelled products, as training reads them: unit by unit, so that they never have to fit in memory.
 
-A unit is a few whole buckets whose vectors take about `UNIT_BYTES`; a set of one unit is read once and held. With W
-workers, the units of an epoch are dealt out among them.
+A unit is a few whole buckets whose vectors take about `UNIT_BYTES`; a set of one unit is read once and held.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.feature_store import FeatureStore
 from mmbatch.models import Model
+from mmbatch.pipelines.dealing import Inputs
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.rows import Labels
 from mmbatch.predictor import Features
@@ -26,8 +25,8 @@ from mmbatch.workspace import Workspace
 UNIT_BYTES = 512 << 20
 """Of vectors read at a time: 90,000 products of three encoders of 1,000 numbers."""
 
-Batch = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
-"""Vectors float32 `[B, F]` and presence bool `[B]` of each encoder, and class codes int64 `[B]`."""
+SCORED = 16_384
+"""Products scored at a time: with 5,000 categories, 330 MB of float32."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,22 @@ class Unit:
     buckets: tuple[int, ...]
     rows: int
     """Labelled products of known categories in them, with or without vectors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Features and class codes int64 `[N]` of the rows of a unit."""
+
+    features: Features
+    codes: np.ndarray
+
+    def inputs(self, chosen: np.ndarray) -> Inputs:
+        """Vectors float32 `[B, F]` and presence bool `[B]` of each encoder."""
+        part = {name: (vectors[chosen], present[chosen]) for name, (vectors, present) in self.features.items()}
+        return (
+            {name: torch.from_numpy(vectors.astype(np.float32)) for name, (vectors, _) in part.items()},
+            {name: torch.from_numpy(present) for name, (_, present) in part.items()},
+        )
 
 
 def rows_per_bucket(labels: Labels) -> dict[Split, dict[int, int]]:
@@ -57,7 +72,17 @@ class FeatureRows:
     rows: Mapping[Split, Mapping[int, int]]
     """Of `rows_per_bucket`."""
     workers: int = 1
-    _held: dict[Split, tuple[Features, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+    _held: dict[Split, Vectors] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Numbers in a vector of each encoder."""
+        return {model.name: int(model.card["width"]) for model in self.encoders}
+
+    @property
+    def scored(self) -> int:
+        """Products that a head scores at a time."""
+        return SCORED
 
     def units(self, split: Split) -> list[Unit]:
         """The split's units: no larger than a worker's share, so that each worker has some."""
@@ -71,10 +96,25 @@ class FeatureRows:
                 units.append(Unit((bucket,), count))
         return units
 
-    def read(self, split: Split, *, worker: int = 0) -> Iterator[tuple[Features, np.ndarray]]:
-        """Features and class codes int64 `[N]` of a worker's part of one split, a unit at a time."""
-        for unit in self.units(split)[worker :: self.workers]:
-            yield self._unit(split, unit)
+    def sizes(self, split: Split) -> list[int]:
+        """Rows of each unit of a split, at most."""
+        return [unit.rows for unit in self.units(split)]
+
+    def load(self, split: Split, unit: int) -> Vectors:
+        """Read one unit."""
+        if split in self._held:
+            return self._held[split]
+        units = self.units(split)
+        found = self._read(split, units[unit])
+        if len(units) == 1:
+            self._held[split] = found
+        return found
+
+    def read(self, split: Split) -> Iterator[tuple[Features, np.ndarray]]:
+        """Features and class codes int64 `[N]` of one split, a unit at a time."""
+        for unit in range(len(self.units(split))):
+            rows = self.load(split, unit)
+            yield rows.features, rows.codes
 
     def vectors(self, encoder: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Vectors and class codes of the train rows that one encoder has a vector of, a unit at a time."""
@@ -82,45 +122,16 @@ class FeatureRows:
             vectors, present = features[encoder]
             yield vectors[present], codes[present]
 
-    def steps(self, epoch: int, *, batch: int, seed: int) -> int:
-        """Steps of an epoch: those of the worker that has most of them."""
-        shares = [self._order(epoch, seed)[worker :: self.workers] for worker in range(self.workers)]
-        return max(sum(-(-unit.rows // self._share(batch)) for unit in share) for share in shares)
-
-    def batches(self, epoch: int, *, batch: int, seed: int, worker: int = 0) -> Iterator[Batch]:
-        """A worker's shuffled minibatches of an epoch's train rows, no more than `steps`."""
-        share = self._share(batch)
-        for number, unit in enumerate(self._order(epoch, seed)[worker :: self.workers]):
-            features, codes = self._unit("train", unit)
-            order = np.random.default_rng([seed, epoch, worker, number]).permutation(len(codes))
-            for start in range(0, len(order), share):
-                chosen = order[start : start + share]
-                part = {name: (vectors[chosen], present[chosen]) for name, (vectors, present) in features.items()}
-                yield *as_tensors(part), torch.from_numpy(codes[chosen])
-
-    def _share(self, batch: int) -> int:
-        return max(1, batch // self.workers)
-
-    def _order(self, epoch: int, seed: int) -> list[Unit]:
-        units = self.units("train")
-        return [units[index] for index in np.random.default_rng([seed, epoch]).permutation(len(units))]
-
-    def _unit(self, split: Split, unit: Unit) -> tuple[Features, np.ndarray]:
-        if split in self._held:
-            return self._held[split]
+    def _read(self, split: Split, unit: Unit) -> Vectors:
         parts = [self._bucket(bucket, split) for bucket in unit.buckets]
-        names = [model.name for model in self.encoders]
         features = {
             name: (
                 np.concatenate([part[name][0] for part, _ in parts]),
                 np.concatenate([part[name][1] for part, _ in parts]),
             )
-            for name in names
+            for name in parts[0][0]
         }
-        found = features, np.concatenate([codes for _, codes in parts])
-        if len(self.units(split)) == 1:
-            self._held[split] = found
-        return found
+        return Vectors(features, np.concatenate([codes for _, codes in parts]))
 
     def _bucket(self, bucket: int, split: Split) -> tuple[Features, np.ndarray]:
         rows = Catalog(workspace=self.workspace).labels([bucket])
@@ -141,12 +152,4 @@ class FeatureRows:
 
     @cached_property
     def _bytes_per_row(self) -> int:
-        return sum(2 * int(model.card["width"]) for model in self.encoders)
-
-
-def as_tensors(features: Features) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Vectors as float32 and presence, as a fusion head takes them."""
-    return (
-        {name: torch.from_numpy(vectors.astype(np.float32)) for name, (vectors, _) in features.items()},
-        {name: torch.from_numpy(present) for name, (_, present) in features.items()},
-    )
+        return 2 * sum(self.widths.values())

@@ -20,14 +20,11 @@ from mmbatch.fusion.head import FusionHead, build_head
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.taxonomy import Scores
 from mmbatch.fusion.taxonomy_paths import Ints
-from mmbatch.pipelines.feature_rows import Batch, FeatureRows, as_tensors
+from mmbatch.pipelines.dealing import Batch, Deal
 from mmbatch.pipelines.optimisation import optimizer_of, schedule_of
 from mmbatch.pipelines.training_state import seed_step
 from mmbatch.progress import Progress, say
 from mmbatch.training import HeadKind, HeadRecipe
-
-SCORED = 16_384
-"""Products scored at a time: with 5,000 categories, 330 MB of float32."""
 
 
 @dataclass
@@ -50,7 +47,7 @@ class Trained:
 class HeadLoop:
     """One worker's part in training one head."""
 
-    rows: FeatureRows
+    rows: Deal
     recipe: HeadRecipe
     levels: Levels
     inputs: Mapping[str, Any]
@@ -116,15 +113,15 @@ class HeadLoop:
         """Gradients of the mean loss over the products of all workers' batches."""
         products = torch.zeros(1, device=self.device)
         if batch is not None:
-            vectors, present, codes = batch
-            logits = head(self._moved(vectors), self._moved(present))
+            features, present, codes = batch
+            logits = head(self._moved(features), self._moved(present))
             loss = self.levels.losses(logits, codes.to(self.device), label_smoothing=self.recipe.label_smoothing).sum()
             if not torch.isfinite(loss):
                 raise InputError(f"{head.kind} head: loss is {loss.item()} in {where}: lower learning_rate")
             loss.backward()  # type: ignore[no-untyped-call]
             products += len(codes)
         gradients = [parameter.grad for parameter in head.parameters() if parameter.grad is not None]
-        if self.rows.workers > 1:
+        if self.rows.source.workers > 1:
             gradients = _added_up(head, products)
         for gradient in gradients:
             gradient /= products.clamp_min(1)
@@ -137,7 +134,7 @@ class HeadLoop:
             rows += len(codes)
         total, rows = self._gathered(np.array([[total, rows]])).sum(axis=0).tolist()
         if not rows:
-            raise InputError("none of the fusion rows has a stored vector, so no epoch of a head can be chosen")
+            raise InputError("none of the fusion rows has stored features, so no epoch of a head can be chosen")
         if total / rows < done.log_loss:
             done.best, done.log_loss, done.best_epoch = copy.deepcopy(head.state_dict()), total / rows, epoch
         done.epoch = epoch + 1
@@ -145,24 +142,19 @@ class HeadLoop:
     def _scored(self, head: FusionHead) -> Iterator[tuple[Scores, Ints]]:
         """Path log-probabilities and class codes of this worker's fusion rows, a few products at a time."""
         head.eval()
-        for features, codes in self.rows.read("fusion", worker=self.worker):
-            for start in range(0, len(codes), SCORED):
-                part = {
-                    name: (v[start : start + SCORED], p[start : start + SCORED]) for name, (v, p) in features.items()
-                }
-                vectors, present = as_tensors(part)
-                with torch.inference_mode():
-                    logits = head(self._moved(vectors), self._moved(present))
-                yield self.levels.path_log_probs(logits), codes[start : start + SCORED]
+        for features, present, codes in self.rows.in_order("fusion", worker=self.worker):
+            with torch.inference_mode():
+                logits = head(self._moved(features), self._moved(present))
+            yield self.levels.path_log_probs(logits), codes.numpy()
 
     def _moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def _gathered(self, mine: np.ndarray) -> np.ndarray:
         """The arrays of all workers, one after the other."""
-        if self.rows.workers == 1:
+        if self.rows.source.workers == 1:
             return mine
-        parts: list[Any] = [None] * self.rows.workers
+        parts: list[Any] = [None] * self.rows.source.workers
         torch.distributed.all_gather_object(parts, mine)
         return np.concatenate(parts)
 

@@ -7,7 +7,7 @@ workers stream their share of the feature store. A run that was killed there goe
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,12 @@ from mmbatch.fusion.head import FusionHead
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.selection import rank
 from mmbatch.fusion.taxonomy_paths import Ints
-from mmbatch.models import Model
+from mmbatch.pipelines.dealing import Deal
 from mmbatch.pipelines.feature_rows import FeatureRows
 from mmbatch.pipelines.head_loop import HeadLoop, Trained
 from mmbatch.pipelines.training_run import FAILURES, RUN, Crew
 from mmbatch.progress import say
-from mmbatch.schema import Split
 from mmbatch.training import HeadKind, HeadRecipe
-from mmbatch.workspace import Workspace
 
 STATE = "heads.pt"
 """In a checkpoint: what is trained so far of every kind."""
@@ -46,11 +44,7 @@ Keep = Callable[[Mapping[HeadKind, Trained]], None]
 class HeadTask:
     """What is trained on what: the same for every worker."""
 
-    workspace: Workspace
-    encoders: tuple[Model, ...]
-    categories: tuple[str, ...]
-    rows: Mapping[Split, Mapping[int, int]]
-    """Of `rows_per_bucket`."""
+    rows: FeatureRows
     levels: Levels
     recipe: HeadRecipe
     digest: str
@@ -62,15 +56,14 @@ class HeadTask:
     def inputs(self) -> dict[str, Any]:
         """Arguments of `build_head` that the encoders and the categories decide."""
         return {
-            "widths": {model.name: int(model.card["width"]) for model in self.encoders},
-            "modalities": {model.name: model.card["modality"] for model in self.encoders},
+            "widths": self.rows.widths,
+            "modalities": {model.name: model.card["modality"] for model in self.rows.encoders},
             "classes": self.levels.classes,
         }
 
     def loop(self, *, worker: int = 0, workers: int = 1, device: str | torch.device = "cpu") -> HeadLoop:
         """A worker's part in it."""
-        rows = FeatureRows(self.workspace, self.encoders, self.categories, self.rows, workers)
-        seed = self.workspace.settings.seed
+        rows, seed = Deal(replace(self.rows, workers=workers)), self.rows.workspace.settings.seed
         tell = _silent if worker else self.lines.put if self.lines else say
         place = torch.device(device)
         return HeadLoop(rows, self.recipe, self.levels, self.inputs, seed, worker, place, tell)
@@ -87,7 +80,7 @@ def train_kinds(
         trained = done.setdefault(kind, Trained(kind))
         heads[kind] = loop.run(trained, keep=lambda _: keep(done))
         gold, said[kind] = loop.fusion_scores(heads[kind])
-    standings = rank(gold, said, classes=len(task.categories), seed=loop.seed)
+    standings = rank(gold, said, classes=len(task.rows.categories), seed=loop.seed)
     best = next(kind for kind in task.recipe.kinds if kind == standings[0].name)
     heads[best].save(folder)
     metrics = {"log_loss": done[best].log_loss, "epoch": done[best].best_epoch, "macro_f1": standings[0].macro_f1}

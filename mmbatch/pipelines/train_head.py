@@ -15,7 +15,7 @@ from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.selection import Standing
 from mmbatch.models import Model, digest_of, find_model, publish_model
 from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, run_task, start_ray
-from mmbatch.pipelines.feature_rows import rows_per_bucket
+from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
 from mmbatch.pipelines.head_run import OUTCOME, HeadTask, train_kinds, train_on_workers
 from mmbatch.pipelines.rows import Labels, training_labels
 from mmbatch.pipelines.training_run import crew_of
@@ -59,7 +59,7 @@ def train_head(
         return found
     run = Run(workspace=workspace, job="train_head", settings={"recipe": asdict(recipe)})
     start_ray()
-    few = workers is None and sum(task.rows["train"].values()) <= FEW_ROWS
+    few = workers is None and sum(task.rows.sizes("train")) <= FEW_ROWS
     with lines_from_workers() as lines:
         task = replace(task, lines=lines)
         model: Model = run_task(_train_here, task) if few else _train_on_workers(task, workers)
@@ -76,14 +76,15 @@ def identity_of(encoders: Sequence[Model], labels: Labels) -> list[Any]:
     return [sorted(model.id for model in encoders), labels.digest(*modalities), labels.categories]
 
 
+def _by_name(encoders: Sequence[Model]) -> tuple[Model, ...]:
+    return tuple(sorted(encoders, key=lambda model: model.name))
+
+
 def _task(
     workspace: Workspace, encoders: Sequence[Model], labels: Labels, levels: Levels, recipe: HeadRecipe
 ) -> HeadTask:
     task = HeadTask(
-        workspace=workspace,
-        encoders=tuple(sorted(encoders, key=lambda model: model.name)),
-        categories=labels.categories,
-        rows=rows_per_bucket(labels),
+        rows=FeatureRows(workspace, _by_name(encoders), labels.categories, rows_per_bucket(labels)),
         levels=levels,
         recipe=recipe,
         digest=digest_of([workspace.settings.seed, asdict(recipe), identity_of(encoders, labels)]),
@@ -102,7 +103,7 @@ def _train_here(task: HeadTask) -> Model:
 
 
 def _train_on_workers(task: HeadTask, workers: tuple[int, int] | None) -> Model:
-    crew, storage = crew_of(workers), task.workspace.path("tmp", f"head-{task.digest[:16]}")
+    crew, storage = crew_of(workers), task.rows.workspace.path("tmp", f"head-{task.digest[:16]}")
     say(f"head       {crew.describe()}")
     with train_on_workers(task, crew, storage=storage).as_directory() as folder:
         model = _publish(task, Path(folder))
@@ -115,15 +116,15 @@ def _publish(task: HeadTask, folder: Path) -> Model:
     outcome = json.loads((folder / OUTCOME).read_text())
     (folder / OUTCOME).unlink()
     return publish_model(
-        task.workspace,
+        task.rows.workspace,
         kind="head",
         name=HEAD_MODEL,
         folder=folder,
         identity=sorted(path.name for path in folder.iterdir()),
         recipe=task.digest,
         card={
-            "encoders": [model.id for model in task.encoders],
-            "categories": task.categories,
+            "encoders": [model.id for model in task.rows.encoders],
+            "categories": task.rows.categories,
             "kind_of_head": outcome["kind"],
             "metrics": {"split": "fusion", **outcome["metrics"]},
             "standings": outcome["standings"],

@@ -8,6 +8,7 @@ import pytest
 from mmbatch.catalog import Catalog
 from mmbatch.feature_store import FeatureStore
 from mmbatch.pipelines import feature_rows
+from mmbatch.pipelines.dealing import Deal
 from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
 from mmbatch.pipelines.rows import training_labels
 from tests.stored_features import PATHS, encoders, write_workspace
@@ -26,7 +27,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> FeatureRows:
 
 def epoch_of(rows: FeatureRows, epoch: int, worker: int = 0) -> list[tuple[float, ...]]:
     """Text vectors of the train rows, as the batches bring them."""
-    batches = rows.batches(epoch, batch=16, seed=0, worker=worker)
+    batches = Deal(rows).batches(epoch, batch=16, seed=0, worker=worker)
     return [tuple(vector) for vectors, _, _ in batches for vector in vectors["text"].tolist()]
 
 
@@ -58,8 +59,8 @@ def test_an_epoch_has_every_row_once_whoever_reads_it(
     shares = [epoch_of(shared, 1, worker) for worker in range(workers)]
     assert sorted(row for share in shares for row in share) == whole
     assert all(shares)
-    steps = shared.steps(1, batch=16, seed=0)
-    assert max(len(list(shared.batches(1, batch=16, seed=0, worker=w))) for w in range(workers)) <= steps
+    steps = Deal(shared).steps(1, batch=16, seed=0)
+    assert max(len(list(Deal(shared).batches(1, batch=16, seed=0, worker=w))) for w in range(workers)) <= steps
 
 
 def test_epochs_differ_and_equal_ones_are_equal(rows: FeatureRows) -> None:

@@ -11,7 +11,7 @@ from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
 from mmbatch.fusion.head import load_head
 from mmbatch.fusion.levels import Levels
-from mmbatch.pipelines.feature_rows import rows_per_bucket
+from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
 from mmbatch.pipelines.head_loop import HeadLoop, Trained
 from mmbatch.pipelines.head_run import HeadTask, train_kinds
 from mmbatch.pipelines.rows import training_labels
@@ -29,10 +29,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> HeadTask:
     workspace = write_workspace(tmp_path_factory.mktemp("stored") / "workspace", products=400)
     labels = training_labels(Catalog(workspace=workspace))
     return HeadTask(
-        workspace=workspace,
-        encoders=encoders(workspace),
-        categories=labels.categories,
-        rows=rows_per_bucket(labels),
+        rows=FeatureRows(workspace, encoders(workspace), labels.categories, rows_per_bucket(labels)),
         levels=Levels.of(labels.taxonomy, ()),
         recipe=RECIPE,
         digest="d",
