@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from benchmarks.running import Finished, new_workspace, report, run_job, store_encoder
-from mmbatch.catalog import HASH_COLUMNS, Catalog
+from mmbatch.catalog import Catalog
 from mmbatch.encoders.image import TimmImage
 from mmbatch.encoders.text import TransformersText
 from mmbatch.feature_store import FeatureStore
@@ -71,7 +71,7 @@ def least_cosines(catalog: Catalog, stores: list[FeatureStore], folder: str) -> 
     rows = [order[product] for product in keys["product_id"].to_pylist()]
     found: dict[str, float] = {}
     for store in stores:
-        hashes = keys[HASH_COLUMNS[store.modality]]
+        hashes = keys[f"{store.modality}_hash"]
         vectors, present = store.read(hashes, buckets=range(catalog.workspace.settings.buckets))
         theirs = np.array(peer[store.modality].to_pylist(), np.float32)[rows]
         ours = vectors.astype(np.float32)

@@ -15,7 +15,7 @@ from jobs._cli import Job, run_job
 from mmbatch import stale
 from mmbatch.encoders import build_encoder
 from mmbatch.models import Model, newest_encoders, newest_predictor, publish_model
-from mmbatch.pipelines import extract as extraction
+from mmbatch.pipelines import delivery
 from mmbatch.pipelines import maintain as maintenance
 from mmbatch.pipelines.extract import extract
 from mmbatch.pipelines.ingest import ingest
@@ -72,7 +72,7 @@ def commit_often() -> None:
 
     Maintenance drops every row that nothing needs, so that what it leaves does not depend on how files are cut.
     """
-    extraction.COMMIT_FILES = 2
+    delivery.COMMIT_FILES = 2
     stale.UNIT_CONTENTS = dict.fromkeys(stale.UNIT_CONTENTS, 24)
     maintenance.COMMIT_UNITS = 2
     maintenance.SHARE_WORTH_DROPPING = 0.0

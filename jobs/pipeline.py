@@ -10,7 +10,7 @@ from jobs._recipe import kinds_of
 from jobs._source import SourceJob, check_source, open_or_create
 from jobs.finetune_encoder import subjects_of
 from mmbatch.errors import InputError
-from mmbatch.models import Model
+from mmbatch.models import Model, reads_sequences
 from mmbatch.presets import Preset
 from mmbatch.progress import say
 from mmbatch.workspace import Workspace, normalise_uri
@@ -68,6 +68,7 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
     """Everything after ingest, in order; each stage finds for itself what is done."""
     from mmbatch.pipelines.evaluate import evaluate
     from mmbatch.pipelines.extract import extract
+    from mmbatch.pipelines.extract_joined import extract_joined
     from mmbatch.pipelines.predict import predict
     from mmbatch.pipelines.train_head import train_head
     from mmbatch.pipelines.train_late_fusion import train_late_fusion
@@ -85,6 +86,9 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
     lap("extract")
     head = train_head(workspace, encoders, recipe=preset.head)
     lap("head")
+    if head and reads_sequences(head):
+        stages["joined"] = extract_joined(workspace, head)
+        lap("join")
     predictor = train_late_fusion(workspace, encoders, head)
     lap("late fusion")
     stages |= {"predictor": predictor.id, "predict": predict(workspace, predictor)}

@@ -18,7 +18,8 @@ class TrainHead(Job):
     """Kinds to try, such as addition,concatenation,cross-attention: the one with the best macro-F1 on the fusion rows
     is kept, and how far the others are behind is said. Default: the preset's."""
     training: tuple[str, ...] = ()
-    """Fields of the recipe to change, such as epochs=5 blocks=6 attention_heads=4 level_weights=1,1.2,1.3."""
+    """Fields of the recipe to change, such as epochs=5 blocks=6 attention_heads=4 level_weights=1,1.2,1.3. With
+    sequences=True cross-attention reads token states and patches in place of vectors: jobs.extract_features follows."""
     workers: str | None = None
     """Training processes on Ray Train: a number, or FEWEST:MOST. Default: one process, without Ray Train, for up to
     200,000 train rows; for more, one per GPU, or one where there is none."""

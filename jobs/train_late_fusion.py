@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs._cli import Job, plan, run_job
-from mmbatch.models import list_models, newest_encoders
+from mmbatch.models import newest_encoders, newest_head
 from mmbatch.workspace import Workspace
 
 
@@ -18,8 +18,7 @@ def main(config: TrainLateFusion) -> dict[str, Any]:
     workspace = Workspace.open(config.workspace)
     encoders = newest_encoders(workspace)
     ids = [model.id for model in encoders]
-    heads = [head for head in list_models(workspace, "head") if head.card["encoders"] == ids]
-    head = heads[-1] if heads else None
+    head = newest_head(workspace, encoders)
     if config.dry_run:
         return plan(config, encoders=ids, head=head.id if head else None)
 

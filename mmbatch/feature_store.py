@@ -1,4 +1,4 @@
-"""FeatureStore: the vectors of one encoder, by product and content."""
+"""FeatureStore: the vectors of one encoder, or the joined embeddings of one head, by product and content."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmbatch import schema
-from mmbatch.schema import Modality
+from mmbatch.schema import Content
 from mmbatch.tables import FileEntry, Table
 from mmbatch.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureStore:
-    """The feature table of one encoder."""
+    """The feature table of one encoder or head."""
 
     workspace: Workspace
     encoder: str
     """`name@fingerprint`."""
-    modality: Modality
+    modality: Content
     width: int
 
     @cached_property

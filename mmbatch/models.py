@@ -12,6 +12,7 @@ from typing import Any, Literal
 import fsspec
 
 from mmbatch.errors import InputError
+from mmbatch.schema import Modality
 from mmbatch.storage import filesystem_of, is_local, make_folder
 from mmbatch.workspace import Workspace
 
@@ -107,6 +108,34 @@ def newest_encoders(workspace: Workspace) -> list[Model]:
     if not newest:
         raise InputError(f"--workspace {workspace.uri}: no encoder there; `jobs.finetune_encoder` makes one")
     return [newest[name] for name in sorted(newest)]
+
+
+def modalities_of(encoders: Sequence[Model]) -> dict[str, Modality]:
+    """Name of each encoder -> what it reads."""
+    return {model.name: model.card["modality"] for model in encoders}
+
+
+def newest_head(workspace: Workspace, encoders: Sequence[Model]) -> Model | None:
+    """The head stored last over exactly these encoders; None when there is none."""
+    ids = sorted(model.id for model in encoders)
+    heads = [head for head in list_models(workspace, "head") if sorted(head.card["encoders"]) == ids]
+    return heads[-1] if heads else None
+
+
+def reads_sequences(head: Model) -> bool:
+    """Whether a head reads sequences: its joined embeddings are then computed with the encoders, and stored."""
+    return bool(head.card.get("sequences"))
+
+
+def sequence_heads(workspace: Workspace, encoders: Sequence[Model]) -> list[Model]:
+    """Heads over sequences of these encoders whose joined embeddings are needed: the newest, the newest predictor's."""
+    predictors, newest = list_models(workspace, "predictor"), newest_head(workspace, encoders)
+    used = {newest.id: newest} if newest else {}
+    if predictors and (used_now := predictors[-1].card.get("head")):
+        head = open_model(workspace, kind="head", model_id=used_now)
+        if sorted(head.card["encoders"]) == sorted(model.id for model in encoders):
+            used[head.id] = head
+    return [head for head in used.values() if reads_sequences(head)]
 
 
 def newest_predictor(workspace: Workspace) -> Model:

@@ -22,7 +22,8 @@ HEAD_MODEL = "fusion-head"
 """Name of the head among the models whose scores the late fusion joins."""
 
 Features = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Encoder name -> vectors float16 `[N, width]` and presence bool `[N]`."""
+"""Encoder name -> vectors float16 `[N, width]` and presence bool `[N]`; under `HEAD_MODEL` the stored joined embeddings
+of a head over sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class Scorer:
     """None when there is one encoder only: nothing to join."""
     levels: Levels
     """What the head's logits mean."""
+    joined: str | None = None
+    """`name@fingerprint` of a head over sequences, whose joined embeddings are stored; None: the head joins vectors."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -59,10 +62,15 @@ class Scorer:
         names = tuple(part.name for part in self.encoders)
         return names if self.head is None else (*names, HEAD_MODEL)
 
+    @property
+    def joined_width(self) -> int:
+        """Numbers in a joined embedding of the head."""
+        return self.head.classifier.in_features if self.head else 0
+
     def scores(self, features: Features) -> np.ndarray:
         """Probabilities of the category paths by every model, float32 `[N, M, C]`; NaN where one has nothing to score.
 
-        The head scores every product that has at least one vector.
+        The head scores every product that has at least one vector; one over sequences, that has a joined embedding.
         """
         columns = [self._encoder_scores(part.name, *features[part.name]) for part in self.encoders]
         if self.head is not None:
@@ -76,12 +84,13 @@ class Scorer:
         return probabilities
 
     def _head_scores(self, head: FusionHead, features: Features) -> np.ndarray:
-        names = [part.name for part in self.encoders]
+        names = [HEAD_MODEL] if self.joined else [part.name for part in self.encoders]
+        vectors = {name: torch.from_numpy(features[name][0].astype(np.float32)) for name in names}
         with torch.inference_mode():
-            logits = head(
-                {name: torch.from_numpy(features[name][0].astype(np.float32)) for name in names},
-                {name: torch.from_numpy(features[name][1]) for name in names},
-            )
+            if self.joined:
+                logits = head.classifier(vectors[HEAD_MODEL])
+            else:
+                logits = head(vectors, {name: torch.from_numpy(features[name][1]) for name in names})
         probabilities = np.exp(self.levels.path_log_probs(logits))
         probabilities[~np.any([features[name][1] for name in names], axis=0)] = np.nan
         return probabilities
@@ -110,7 +119,11 @@ class Predictor:
         if self.scorer.head is not None:
             self.scorer.head.save(folder)
         self.late_fusion.save(folder)
-        content = {"encoders": [asdict(part) for part in self.scorer.encoders], "categories": self.categories}
+        content = {
+            "encoders": [asdict(part) for part in self.scorer.encoders],
+            "joined": self.scorer.joined,
+            "categories": self.categories,
+        }
         (folder / "predictor.json").write_text(json.dumps(content, ensure_ascii=False))
 
     @classmethod
@@ -127,6 +140,7 @@ class Predictor:
                 classifiers=classifiers,
                 head=head,
                 levels=_levels(head, Taxonomy(tuple(tuple(path) for path in content["categories"]))),
+                joined=content.get("joined"),
             ),
             late_fusion=load_late_fusion(folder),
         )

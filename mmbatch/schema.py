@@ -12,6 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 Modality = Literal["image", "text"]
+Content = Literal["image", "text", "both"]
+"""What a vector is computed from: a product's content of one modality, or its text and image together."""
 Split = Literal["train", "fusion", "test"]
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
@@ -57,12 +59,12 @@ SPLIT = pa.schema([("product_id", pa.string()), ("split", pa.string()), ("bucket
 FEATURES = pa.schema(
     [
         ("product_id", pa.string()),
-        ("content_hash", pa.string()),  # text_hash or image_hash the vector was computed from
+        ("content_hash", pa.string()),  # what it was computed from: text_hash, image_hash, or a hash of these two
         ("vector", pa.binary()),  # little-endian float16 [width], fixed size
         ("bucket", pa.int32()),
     ]
 )
-"""One row per product and content that an encoder has seen; the encoder is in the table's name."""
+"""One row per product and content that an encoder, or a head over sequences, has seen; its name is the table's."""
 
 SEQUENCES = pa.schema(
     [

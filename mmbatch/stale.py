@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmbatch.catalog import HASH_COLUMNS
+from mmbatch.contents import Contents
 from mmbatch.feature_store import FeatureStore
-from mmbatch.schema import Modality
+from mmbatch.schema import Content
 from mmbatch.tables import Snapshot
 
-UNIT_CONTENTS: dict[Modality, int] = {"image": 512, "text": 1024}
+UNIT_CONTENTS: dict[Content, int] = {"both": 256, "image": 512, "text": 1024}
 """Contents that are encoded and written together: 512 images of 224 px are 77 MB of pixels; 1,024 texts, sorted by
-length, waste hardly any padding."""
+length, waste hardly any padding; the sequences of 256 products are 45 MB (`mmbatch.fusion.fused`)."""
 
 _READERS = 4  # buckets read at the same time: their files' latency, not the processor, is what planning waits for
 _ID = np.dtype("S16")
@@ -31,12 +31,12 @@ _ID = np.dtype("S16")
 class Unit(NamedTuple):
     """Contents of one bucket that are read, prepared, encoded and written together."""
 
-    modality: Modality
+    modality: Content
     bucket: int
     contents: np.ndarray
     """S16 `[C]`, sorted."""
     lacking: np.ndarray
-    """uint32 `[C]`: bit e is set where the modality's encoder e lacks the content."""
+    """uint32 `[C]`: bit e is set where the encoder e lacks the content."""
 
 
 class Copies(NamedTuple):
@@ -69,15 +69,15 @@ class _Missing(NamedTuple):
     products: int
 
 
-def stale(catalog: Snapshot, stores: Sequence[FeatureStore], *, buckets: int) -> Stale:
-    """Compare a catalog with the feature stores of encoders of one modality.
+def stale(contents_of: Contents, stores: Sequence[FeatureStore], *, buckets: int) -> Stale:
+    """Compare the catalog's contents with the feature stores that are to have a vector of each.
 
     Equal content is computed once, for the first product, by bucket and id, that has it.
     """
     held = [store.table.snapshot() for store in stores]
     modality = stores[0].modality
     with ThreadPoolExecutor(_READERS) as pool:
-        found = list(pool.map(partial(_missing, catalog=catalog, held=held, modality=modality), range(buckets)))
+        found = list(pool.map(partial(_missing, contents=contents_of, held=held), range(buckets)))
     contents = np.concatenate([rows.contents for rows in found])
     lacking = np.concatenate([rows.lacking for rows in found])
     bucket = np.repeat(np.arange(buckets, dtype=np.int32), [len(rows.contents) for rows in found])
@@ -101,10 +101,8 @@ def stale(catalog: Snapshot, stores: Sequence[FeatureStore], *, buckets: int) ->
     return Stale(units=list(units), copies=copies, counts=counts)
 
 
-def _missing(bucket: int, *, catalog: Snapshot, held: Sequence[Snapshot], modality: Modality) -> _Missing:
-    column = HASH_COLUMNS[modality]
-    rows = catalog.read(["product_id", column], buckets=[bucket], filters=pc.field(column).is_valid())
-    rows = rows.rename_columns(["product_id", "content_hash"]).sort_by("product_id")
+def _missing(bucket: int, *, contents: Contents, held: Sequence[Snapshot]) -> _Missing:
+    rows = contents.read(bucket)
     wanted = _pairs(rows)
     lacking = np.zeros(len(rows), np.uint32)
     for encoder, snapshot in enumerate(held):
@@ -131,7 +129,7 @@ def _homes(contents: np.ndarray, held: Snapshot, buckets: int) -> np.ndarray:
 
 
 def _units(
-    modality: Modality, contents: np.ndarray, bucket: np.ndarray, lacking: np.ndarray, products: np.ndarray
+    modality: Content, contents: np.ndarray, bucket: np.ndarray, lacking: np.ndarray, products: np.ndarray
 ) -> Iterator[Unit]:
     """Cut the contents of each bucket, sorted, into ranges of hashes.
 

@@ -115,6 +115,10 @@ class HeadRecipe:
     """Blocks of the cross-attention head."""
     attention_heads: int = 1
     """Attention heads of each of its blocks; they must divide the width of the texts."""
+    sequences: bool = False
+    """Cross-attention over token states and patches in place of one vector an encoder."""
+    sequence_rows: int = 20_000
+    """Labelled products, at most, whose sequences are stored to train on; train and fusion rows in proportion."""
     dropout: float
     """Dropped share of the joined embedding."""
     modality_dropout: float = MODALITY_DROPOUT

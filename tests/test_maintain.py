@@ -11,9 +11,11 @@ import pytest
 
 from mmbatch import schema
 from mmbatch.catalog import Catalog, digest
+from mmbatch.contents import joint_hashes
 from mmbatch.epochs import KEPT_CLAIMS
 from mmbatch.errors import CountMismatchError, LostRaceError
 from mmbatch.feature_store import FeatureStore
+from mmbatch.joined import joined_store
 from mmbatch.models import publish_model
 from mmbatch.pipelines import maintain as module
 from mmbatch.pipelines.maintain import maintain, plan_maintenance
@@ -136,6 +138,27 @@ def test_sequences_follow_the_catalog_as_vectors_do(workspace: Workspace) -> Non
     found = store.read(pa.array(["b", "old", "a"]), buckets=[0])
     assert found.lengths.tolist() == [3, 0, 1]
     assert found.states.tobytes() == np.stack([vector_of("b")] * 3 + [vector_of("a")]).tobytes()
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_joined_embeddings_stay_while_the_catalog_may_have_what_they_were_computed_from(workspace: Workspace) -> None:
+    store_of(workspace)
+    card = {"encoders": [], "sequences": True, "width": WIDTH}
+    folder = Path(workspace.uri).parent / "model"
+    head = publish_model(
+        workspace, kind="head", name="fusion-head", folder=folder, identity=["weights"], recipe="r", card=card
+    )
+    rows = [{"product_id": "p", "text_hash": "t", "image_hash": "i", "bucket": 0}]
+    table = Catalog(workspace=workspace).table
+    table.commit([table.write_file(pa.Table.from_pylist(rows, schema=schema.CATALOG), bucket=0)], app_id="made")
+    pairs = {"both": ("t", "i"), "text alone": ("t", None), "image alone": (None, "i"), "edited": ("old", "i")}
+    hashes = {
+        name: joint_hashes(*(pa.array([one], pa.string()) for one in pair))[0].as_py() for name, pair in pairs.items()
+    }
+    store = joined_store(workspace, head)
+    put(store, *({"p": content} for content in hashes.values()), {"removed": hashes["both"]})
+    maintain(workspace, keep=WEEK)
+    assert pairs_of(store) == sorted(("p", content) for name, content in hashes.items() if name != "edited")
 
 
 @pytest.mark.usefixtures("no_ray")

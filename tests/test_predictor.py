@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from mmbatch import schema
-from mmbatch.fusion.head import ConcatenationHead
+from mmbatch.fusion.head import ConcatenationHead, CrossAttentionHead
 from mmbatch.fusion.late import LateFusion
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.taxonomy import Taxonomy
@@ -54,6 +55,44 @@ def test_a_predictor_comes_back_from_its_files_whole(predictor: Predictor, tmp_p
     for before, after in zip(predictor.predict(given), loaded.predict(given), strict=True):
         np.testing.assert_array_equal(before, after)
     assert loaded.categories == CATEGORIES
+
+
+@pytest.fixture
+def over_sequences(predictor: Predictor) -> Predictor:
+    """Its head reads sequences; what of them is stored is 8 numbers a product."""
+    torch.manual_seed(0)
+    modalities = {"img": "image", "txt": "text"}
+    head = CrossAttentionHead(
+        widths={"img": 5, "txt": 4}, modalities=modalities, classes=[3], blocks=1, heads=2, dropout=0.5
+    )
+    return replace(predictor, scorer=replace(predictor.scorer, head=head.eval(), joined="fusion-head@3"))
+
+
+def joined(rows: int, *, without: tuple[int, ...] = ()) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    present = ~np.isin(np.arange(rows), without)
+    return {"fusion-head": (np.random.default_rng(2).normal(size=(rows, 8)).astype(np.float16), present)}
+
+
+def test_a_head_over_sequences_scores_by_its_stored_embeddings(over_sequences: Predictor, tmp_path: Path) -> None:
+    given = features(6, without_image=(2,)) | joined(6, without=(4,))
+    scores = over_sequences.scorer.scores(given)
+    embeddings = torch.from_numpy(given["fusion-head"][0].astype(np.float32))
+    assert over_sequences.scorer.head is not None
+    expected = over_sequences.scorer.head.classifier(embeddings).softmax(dim=1).detach().numpy()
+    expected[4] = np.nan
+    np.testing.assert_allclose(scores[:, 2], expected, atol=1e-6)
+    over_sequences.save(tmp_path)
+    loaded = Predictor.load(tmp_path)
+    assert (loaded.scorer.joined, loaded.scorer.joined_width) == ("fusion-head@3", 8)
+    np.testing.assert_array_equal(loaded.scorer.scores(given), scores)
+
+
+def test_a_product_without_its_embedding_yet_is_predicted_and_will_be_again(over_sequences: Predictor) -> None:
+    keys = pa.table({"product_id": ["p0", "p1"], "text_hash": ["t"] * 2, "image_hash": ["i"] * 2, "bucket": [0] * 2})
+    rows = prediction_table(keys, features(2) | joined(2, without=(1,)), over_sequences)
+    assert rows["text_hash"].to_pylist() == ["t", None]
+    assert rows["image_hash"].to_pylist() == ["i", None]
+    assert rows["category"].null_count == 0
 
 
 def test_prediction_rows_agree_with_the_scores(predictor: Predictor) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from mmbatch import schema
 from mmbatch.catalog import Catalog, digest
+from mmbatch.contents import OfModality
 from mmbatch.feature_store import FeatureStore
 from mmbatch.stale import UNIT_CONTENTS, Stale, hashes_of, identities, stale
 from mmbatch.workspace import Settings, Workspace
@@ -38,7 +39,7 @@ def query(workspace: Workspace) -> Callable[..., Stale]:
         added = table.write_buckets(pa.Table.from_pylist(rows, schema=schema.CATALOG))
         run = f"catalog-{before.version}"
         table.replace(added, before.of(), app_id=run, read_version=before.version)
-        return stale(table.snapshot(), stores, buckets=BUCKETS)
+        return stale(OfModality(table.snapshot(), "text"), stores, buckets=BUCKETS)
 
     return ask
 
@@ -141,7 +142,8 @@ def test_a_few_changes_of_a_large_bucket_make_one_unit(workspace: Workspace, que
 
 
 def test_nothing_is_stale_in_an_empty_catalog(workspace: Workspace) -> None:
-    found = stale(Catalog(workspace=workspace).table.snapshot(), [store_of(workspace)], buckets=BUCKETS)
+    contents = OfModality(Catalog(workspace=workspace).table.snapshot(), "text")
+    found = stale(contents, [store_of(workspace)], buckets=BUCKETS)
     assert (found.units, found.counts[0]["products"]) == ([], 0)
 
 

@@ -111,6 +111,11 @@ class Encoder(torch.nn.Module, ABC):
         """Numbers in each of the `states`, F."""
         return self.width
 
+    @property
+    def longest_sequence(self) -> int:
+        """The most states that a row can have."""
+        return 1
+
     def states(self, *args: Any, **inputs: Any) -> tuple[Tensor, Tensor]:
         """What `forward` would pool, of the same tensors: the states of a text's tokens or of a photo's patches.
 

@@ -201,6 +201,14 @@ class TimmImage(Encoder):
     def sequence_width(self) -> int:
         return self._patch_width
 
+    @property
+    @override
+    def longest_sequence(self) -> int:
+        """Patches of a photo: found by sending a blank one through the network."""
+        with torch.inference_mode():
+            blank = torch.zeros(1, self.size, self.size, 3, dtype=torch.uint8, device=self.mean.device)
+            return self.states(pixels=blank)[0].shape[1]
+
     @override
     def states(self, *, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Patches of the network's last map, row by row from the top; as many of each photo. See `Encoder.states`."""

@@ -177,6 +177,11 @@ class RecurrentText(Encoder):
     def sequence_width(self) -> int:
         return 2 * self.hidden
 
+    @property
+    @override
+    def longest_sequence(self) -> int:
+        return self.max_length
+
     @override
     def states(self, *, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """At each word, the state of the words up to it and that of the words from it on; see `Encoder.states`.

@@ -221,6 +221,11 @@ class TransformersText(Encoder):
         vectors_BW: Tensor = self.pooling(self._read(input_ids, attention_mask, token_type_ids), attention_mask)
         return vectors_BW
 
+    @property
+    @override
+    def longest_sequence(self) -> int:
+        return self.max_length
+
     @override
     def states(
         self, *, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None

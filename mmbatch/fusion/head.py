@@ -1,7 +1,7 @@
 """Fusion heads by kind: made new, or loaded from their files."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,15 @@ __all__ = [
     "load_head",
 ]
 
-ALIKE: Mapping[str, Callable[..., FusionHead]] = {head.kind: head for head in (ConcatenationHead, GatedHead)}
+ALIKE: Mapping[str, type[FusionHead]] = {head.kind: head for head in (ConcatenationHead, GatedHead)}
 """Kinds to which an image is an input like any other."""
 
-BY_MODALITY: Mapping[str, Callable[..., FusionHead]] = {
+BY_MODALITY: Mapping[str, type[FusionHead]] = {
     head.kind: head for head in (AdditionHead, CrossAttentionHead, SimpleHead)
 }
 """Kinds that also take `modalities`."""
 
-HEADS: Mapping[str, Callable[..., FusionHead]] = {**ALIKE, **BY_MODALITY}
+HEADS: Mapping[str, type[FusionHead]] = {**ALIKE, **BY_MODALITY}
 """Every kind of head -> its class."""
 
 

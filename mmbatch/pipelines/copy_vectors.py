@@ -8,24 +8,34 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmbatch.catalog import HASH_COLUMNS, Catalog
+from mmbatch.contents import Contents
 from mmbatch.feature_store import FeatureStore
 from mmbatch.pipelines.cluster import remove_folder, stream
 from mmbatch.pipelines.staging import StagingWriter, read_staged
 from mmbatch.progress import Progress
 from mmbatch.stale import Copies, hashes_of
 from mmbatch.tables import FileEntry
+from mmbatch.workspace import Workspace
+
+
+class Wanted(NamedTuple):
+    """What is to be copied within one store."""
+
+    store: FeatureStore
+    copies: Copies
+    contents: Contents
+    """The contents of the products."""
 
 
 def copy_vectors(
-    catalog: Catalog,
-    copies: Sequence[tuple[FeatureStore, Copies]],
+    workspace: Workspace,
+    copies: Sequence[Wanted],
     *,
     run_id: str,
     failures: Sequence[Mapping[str, Any]],
@@ -36,20 +46,20 @@ def copy_vectors(
     """
     reused: Counter[str] = Counter()
     uncopied: list[dict[str, Any]] = []
-    for store, wanted in copies:
-        folder = catalog.workspace.path("tmp", run_id, store.encoder)
+    for store, wanted, contents in copies:
+        folder = workspace.path("tmp", run_id, store.encoder)
         why = {failure["content_hash"]: failure for failure in failures if failure["encoder"] == store.encoder}
         list(stream(list(_units(wanted.homes, wanted)), partial(_set_aside, store=store, folder=folder)))
         progress = Progress("copy", len(wanted.contents), "vectors")
         entries: list[FileEntry] = []
-        take = partial(_take, catalog=catalog, store=store, folder=folder, why=why)
+        take = partial(_take, contents=contents, store=store, folder=folder, why=why)
         for done in stream(list(_units(wanted.buckets, wanted)), take):
             entries += [FileEntry(**entry) for entry in done["entries"]]
             uncopied += done["failures"]
             progress.advance(done["products"])
         store.table.commit(entries, app_id=f"{run_id}-copy")
         reused[store.encoder] = sum(entry.rows for entry in entries)
-    remove_folder(catalog.workspace.path("tmp", run_id))
+    remove_folder(workspace.path("tmp", run_id))
     return reused, uncopied
 
 
@@ -90,14 +100,14 @@ def _vector(store: FeatureStore) -> pa.Field:
 def _take(
     unit: dict[str, Any],
     *,
-    catalog: Catalog,
+    contents: Contents,
     store: FeatureStore,
     folder: str,
     why: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """Write rows for a bucket's products from the vectors that were set aside for it."""
     bucket = unit["bucket"]
-    products = _lacking(catalog, store, bucket, hashes_of(np.frombuffer(unit["contents"], "S16")))
+    products = _lacking(contents, store, bucket, hashes_of(np.frombuffer(unit["contents"], "S16")))
     staged = read_staged(folder, _staged(store), bucket)
     place = pc.index_in(products["content_hash"], value_set=staged["content_hash"].combine_chunks()).combine_chunks()
     found = products.filter(pc.is_valid(place))
@@ -110,11 +120,10 @@ def _take(
     return [{"products": len(found) + len(failures), "entries": entries, "failures": failures}]
 
 
-def _lacking(catalog: Catalog, store: FeatureStore, bucket: int, hashes: pa.Array) -> pa.Table:
+def _lacking(contents: Contents, store: FeatureStore, bucket: int, hashes: pa.Array) -> pa.Table:
     """`product_id`, `content_hash` of the bucket's products with these contents that have no vector of it yet."""
-    column = HASH_COLUMNS[store.modality]
-    rows = catalog.products().read(["product_id", column], buckets=[bucket], filters=pc.field(column).isin(hashes))
-    rows = rows.rename_columns(["product_id", "content_hash"])
+    rows = contents.read(bucket)
+    rows = rows.filter(pc.is_in(rows["content_hash"], value_set=hashes))
     stored = store.table.read(["product_id", "content_hash"], buckets=[bucket])
     rows = rows.join(stored, keys=["product_id", "content_hash"], join_type="left anti")
     return rows.sort_by("product_id")

@@ -14,7 +14,10 @@ Inputs = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Features and presence of B products, by input, as `FusionHead.forward` takes them."""
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
-"""The same, and class codes int64 `[B]`."""
+"""The same, and class codes int64 `[B]`, on the CPU."""
+
+
+CPU = torch.device("cpu")
 
 
 class Rows(Protocol):
@@ -24,8 +27,8 @@ class Rows(Protocol):
     def codes(self) -> np.ndarray:
         """Class codes, int64 `[N]`."""
 
-    def inputs(self, chosen: np.ndarray) -> Inputs:
-        """What a head reads of some rows, int64 `[B]`."""
+    def inputs(self, chosen: np.ndarray, device: torch.device) -> Inputs:
+        """What a head reads of some rows, int64 `[B]`, on its device."""
 
 
 class Source(Protocol):
@@ -51,6 +54,8 @@ class Deal:
     """A source as its workers read it."""
 
     source: Source
+    device: torch.device = CPU
+    """Where the batches go."""
 
     def steps(self, epoch: int, *, batch: int, seed: int) -> int:
         """Steps of an epoch: those of the worker that has most of them."""
@@ -63,13 +68,13 @@ class Deal:
         for number, unit in enumerate(self._order(epoch, seed)[worker :: self.source.workers]):
             rows = self.source.load("train", unit)
             order = np.random.default_rng([seed, epoch, worker, number]).permutation(len(rows.codes))
-            yield from _parts(rows, order, self._share(batch))
+            yield from self._parts(rows, order, self._share(batch))
 
     def in_order(self, split: Split, *, worker: int = 0) -> Iterator[Batch]:
         """A worker's part of one split, a few products at a time; the order is the same every time."""
         for unit in range(worker, len(self.source.sizes(split)), self.source.workers):
             rows = self.source.load(split, unit)
-            yield from _parts(rows, np.arange(len(rows.codes)), self.source.scored)
+            yield from self._parts(rows, np.arange(len(rows.codes)), self.source.scored)
 
     def _share(self, batch: int) -> int:
         return max(1, batch // self.source.workers)
@@ -78,8 +83,7 @@ class Deal:
         units = len(self.source.sizes("train"))
         return [int(unit) for unit in np.random.default_rng([seed, epoch]).permutation(units)]
 
-
-def _parts(rows: Rows, order: np.ndarray, size: int) -> Iterator[Batch]:
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        yield *rows.inputs(chosen), torch.from_numpy(rows.codes[chosen])
+    def _parts(self, rows: Rows, order: np.ndarray, size: int) -> Iterator[Batch]:
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            yield *rows.inputs(chosen, self.device), torch.from_numpy(rows.codes[chosen])

@@ -5,7 +5,7 @@ safetensors blob per encoder, and leaves as the entries of the files that were w
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +25,6 @@ from mmbatch.feature_store import FeatureStore
 from mmbatch.isolation import KILLS_PROCESS, killers
 from mmbatch.models import Model, fetch_model
 from mmbatch.pipelines.cluster import begun
-from mmbatch.schema import Modality
 from mmbatch.stale import Unit, hashes_of
 from mmbatch.storage import storage_errors
 from mmbatch.tables import FileEntry
@@ -48,8 +47,8 @@ DONE = pa.schema(
 """What the driver learns of a finished unit."""
 
 
-def rows_of_units(units: Sequence[Unit], models: Mapping[Modality, Sequence[Model]]) -> list[dict[str, Any]]:
-    """Units as plain rows: name, modality, bucket, hashes, and the encoders that lack each content."""
+def rows_of_units(units: Sequence[Unit], encoders: Sequence[str]) -> list[dict[str, Any]]:
+    """Units as plain rows: name, modality, bucket, hashes, and which of the encoders, by name, lack each content."""
     return [
         {
             "unit": f"{unit.modality}-{unit.bucket}-{bytes(unit.contents[0]).hex()}",
@@ -57,7 +56,7 @@ def rows_of_units(units: Sequence[Unit], models: Mapping[Modality, Sequence[Mode
             "bucket": unit.bucket,
             "contents": unit.contents.tobytes(),
             "lacking": unit.lacking.tobytes(),
-            "encoders": [model.id for model in models[unit.modality]],
+            "encoders": list(encoders),
         }
         for unit in units
     ]
@@ -94,7 +93,7 @@ class Stages:
         for number, name in enumerate(row["encoders"]):
             wanted = np.flatnonzero(lacking & (1 << number))
             wanted = wanted[~np.isin(wanted, list(bad))]
-            encoder = _loaded(self.models[name])
+            encoder = loaded_encoder(self.models[name])
             reach_records("prepare", content["content_hash"].take(pa.array(wanted)).to_pylist())
             prepared = encoder.prepare(content.take(pa.array(wanted)))
             inputs.append(save_arrays({key: np.ascontiguousarray(array) for key, array in prepared.inputs.items()}))
@@ -118,9 +117,9 @@ def _try(at: int, *, content: pa.Table, models: Sequence[Model]) -> None:
     record = content.slice(at, 1)
     for model in models:
         reach_records("prepare", record["content_hash"].to_pylist())
-        inputs = _loaded(model).prepare(record).inputs
+        inputs = loaded_encoder(model).prepare(record).inputs
         reach_records("encode", record["content_hash"].to_pylist())
-        encode(_loaded(model), inputs, "cpu")
+        encode(loaded_encoder(model), inputs, "cpu")
 
 
 def _names(row: Mapping[str, Any], lacking: np.uint32) -> list[str]:
@@ -145,11 +144,26 @@ def _failure(content: pa.Table, modality: str, at: int, encoder: str, reason: st
 _ENCODERS: dict[str, Encoder] = {}
 
 
-def _loaded(model: Model) -> Encoder:
+def loaded_encoder(model: Model) -> Encoder:
     """The encoder of a stored model, loaded once per process."""
     if model.id not in _ENCODERS:
         _ENCODERS[model.id] = load_encoder(fetch_model(model))
     return _ENCODERS[model.id]
+
+
+class Clock:
+    """Tells when an actor began its units, and how long it had waited for them."""
+
+    def __init__(self) -> None:
+        self.idle_since: float | None = None
+
+    def timed(self, units: pa.Table, work: Callable[[dict[str, Any]], dict[str, Any]]) -> pa.Table:
+        """Do the work on every unit; `DONE`."""
+        began = time.time()
+        waited = began - self.idle_since if self.idle_since else 0.0  # for the first unit everybody waits
+        done = [work(unit) | {"began": began, "waited": waited} for unit in units.to_pylist()]
+        self.idle_since = time.time()
+        return pa.Table.from_pylist(done, schema=DONE)
 
 
 @dataclass
@@ -166,20 +180,16 @@ class Encode:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.engines = {
             name: engine_for(
-                _loaded(model), self.device, threads=self.threads, contents=self.contents[model.card["modality"]]
+                loaded_encoder(model), self.device, threads=self.threads, contents=self.contents[model.card["modality"]]
             )
             for name, model in self.stages.models.items()
         }
-        self.idle_since: float | None = None
+        self.clock = Clock()
 
     @storage_errors()
     def __call__(self, units: pa.Table) -> pa.Table:
         """Prepared units in, `DONE` out."""
-        began = time.time()
-        waited = began - self.idle_since if self.idle_since else 0.0  # for the first unit everybody waits
-        done = [self._encode(unit) | {"began": began, "waited": waited} for unit in units.to_pylist()]
-        self.idle_since = time.time()
-        return pa.Table.from_pylist(done, schema=DONE)
+        return self.clock.timed(units, self._encode)
 
     def _encode(self, unit: dict[str, Any]) -> dict[str, Any]:
         if begun(self.stages.attempts, f"encode {unit['unit']}") > 1:
@@ -206,7 +216,7 @@ class Encode:
         ids = pa.array(unit["product_ids"], pa.string()).take(pa.array(places))
         hashes = hashes_of(np.frombuffer(unit["contents"], "S16")[places])
         reach_records("encode", hashes.to_pylist())
-        encoder, engine = _loaded(self.stages.models[name]), self.engines[name]
+        encoder, engine = loaded_encoder(self.stages.models[name]), self.engines[name]
         vectors = encode_prepared(encoder, engine, inputs)
         encoded = time.perf_counter()
         entry = self.stores[name].write(ids, hashes, vectors, bucket=unit["bucket"])

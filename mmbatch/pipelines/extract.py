@@ -5,21 +5,20 @@ which hold all encoders, turns it into vectors and writes them; the driver commi
 What was committed is not stale any more, so a run that is killed goes on where it was.
 """
 
-import time
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray.data
 
 from mmbatch.catalog import Catalog
-from mmbatch.failpoints import reach
+from mmbatch.contents import OfModality, Together
 from mmbatch.feature_store import FeatureStore
 from mmbatch.models import Model
-from mmbatch.pipelines.cluster import RETRIES, count_attempts, processors, rows_of, start_ray
-from mmbatch.pipelines.copy_vectors import copy_vectors
+from mmbatch.pipelines.cluster import count_attempts, processors, rows_of, start_ray
+from mmbatch.pipelines.copy_vectors import Wanted, copy_vectors
+from mmbatch.pipelines.delivery import Delivered, actors_for, deliver, through_actors
 from mmbatch.pipelines.encode_units import Encode, Stages, rows_of_units
 from mmbatch.pipelines.failures import replace_failures
 from mmbatch.pipelines.speed import Speed
@@ -27,18 +26,7 @@ from mmbatch.progress import Progress, say
 from mmbatch.runs import Run, tie_out
 from mmbatch.schema import MODALITIES, Modality
 from mmbatch.stale import Stale, stale
-from mmbatch.tables import FileEntry, Table
 from mmbatch.workspace import Workspace
-
-COMMIT_FILES = 16
-COMMIT_S = 10.0
-"""Files per commit, and seconds after which fewer are committed: what a crash can cost."""
-
-ACTOR_CONTENTS = 500
-"""Contents for which one more encoding actor is started: it takes about 8 processor seconds until it encodes."""
-
-ACTOR_RESTARTS = 20
-"""Of one actor in a run: each record that kills its encoder costs one."""
 
 
 def store_of(workspace: Workspace, model: Model) -> FeatureStore:
@@ -48,6 +36,19 @@ def store_of(workspace: Workspace, model: Model) -> FeatureStore:
     )
 
 
+def together(catalog: Catalog, models: Sequence[Model]) -> Together:
+    """The texts and images of a pinned catalog that these encoders hold vectors of now."""
+    held = {
+        modality: tuple(
+            store_of(catalog.workspace, model).table.snapshot()
+            for model in models
+            if model.card["modality"] == modality
+        )
+        for modality in MODALITIES
+    }
+    return Together(catalog.products(), held)
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What is stale, by modality."""
@@ -55,6 +56,7 @@ class _Plan:
     catalog: Catalog
     models: dict[Modality, list[Model]]
     stores: dict[str, FeatureStore]
+    contents: dict[Modality, OfModality]
     stale: dict[Modality, Stale]
 
     @property
@@ -77,11 +79,12 @@ def _plan(workspace: Workspace, models: Sequence[Model]) -> _Plan:
     by_modality = {name: [model for model in models if model.card["modality"] == name] for name in MODALITIES}
     by_modality = {name: found for name, found in by_modality.items() if found}
     stores = {model.id: store_of(workspace, model) for model in models}
+    of, buckets = {name: OfModality(catalog.at[0], name) for name in by_modality}, workspace.settings.buckets
     found = {
-        modality: stale(catalog.at[0], [stores[model.id] for model in group], buckets=workspace.settings.buckets)
-        for modality, group in by_modality.items()
+        modality: stale(contents, [stores[model.id] for model in by_modality[modality]], buckets=buckets)
+        for modality, contents in of.items()
     }
-    return _Plan(catalog, by_modality, stores, found)
+    return _Plan(catalog, by_modality, stores, of, found)
 
 
 def stale_counts(workspace: Workspace, models: Sequence[Model]) -> dict[str, dict[str, int]]:
@@ -107,7 +110,7 @@ def extract(workspace: Workspace, models: Sequence[Model]) -> dict[str, Any]:
     start_ray()
     speed = Speed()
     done = _compute(plan, run.run_id, speed)
-    reused, uncopied = copy_vectors(plan.catalog, _copies(plan), run_id=run.run_id, failures=done.failures)
+    reused, uncopied = copy_vectors(workspace, _copies(plan), run_id=run.run_id, failures=done.failures)
     failures = done.failures + uncopied
     counts = {}
     for name, count in plan.counts.items():
@@ -141,92 +144,45 @@ def _totals(counts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return total | {"encoders": dict(counts)}
 
 
-def _copies(plan: _Plan) -> list[tuple[FeatureStore, Any]]:
+def _copies(plan: _Plan) -> list[Wanted]:
     return [
-        (plan.stores[model.id], copies)
+        Wanted(plan.stores[model.id], copies, plan.contents[modality])
         for modality, found in plan.stale.items()
         for model, copies in zip(plan.models[modality], found.copies, strict=True)
         if len(copies.contents)
     ]
 
 
-@dataclass
-class _Done:
-    """What has been delivered."""
-
-    rows: Counter[str] = field(default_factory=Counter)
-    failures: list[dict[str, Any]] = field(default_factory=list)
-
-
-def _compute(plan: _Plan, run_id: str, speed: Speed) -> _Done:
+def _compute(plan: _Plan, run_id: str, speed: Speed) -> Delivered:
     """Encode every unit, commit the files as they come, and collect what could not be encoded."""
-    done = _Done()
     contents = sum(len(unit.contents) for found in plan.stale.values() for unit in found.units)
     if not contents:
-        return done
+        return Delivered()
     cpus, gpus = processors()
-    speed.actors = max(1, min(gpus or cpus // 2, contents // ACTOR_CONTENTS))
+    speed.actors = actors_for(contents, cpus=cpus, gpus=gpus)
     say(f"extract    {contents:,} contents for {len(plan.stores)} encoder(s) on {f'{gpus} GPU(s)' if gpus else 'CPU'}")
-    commits = {name: _Commits(store.table, f"{run_id}-compute") for name, store in plan.stores.items()}
-    progress = Progress("extract", contents, "contents")
-    for row in rows_of(_encoded(plan, actors=speed.actors, gpus=gpus)):
-        reach("delivery.after")
-        for file in row["files"]:
-            commits[file["encoder"]].add(FileEntry(**file["entry"]))
-            done.rows[file["encoder"]] += file["entry"]["rows"]
-        done.failures += row["failures"]
-        speed.add(row)
-        progress.advance(row["contents"])
-    for commit in commits.values():
-        commit.flush()
-    return done
+    return deliver(
+        rows_of(_encoded(plan, actors=speed.actors, gpus=gpus)),
+        {name: store.table for name, store in plan.stores.items()},
+        app_id=f"{run_id}-compute",
+        speed=speed,
+        progress=Progress("extract", contents, "contents"),
+    )
 
 
 def _encoded(plan: _Plan, *, actors: int, gpus: int) -> ray.data.Dataset:
     """The units as they will be when they are encoded and written (`encode_units.DONE`).
 
-    Texts come first: their units take longest, so that the images' short ones even out the end. The pool of actors is
-    fixed in size: one that grows costs a fifth, and one that shrinks can hang on actors that are gone.
+    Texts come first: their units take longest, so that the images' short ones even out the end.
     """
-    units = [unit for name in reversed(MODALITIES) if name in plan.stale for unit in plan.stale[name].units]
-    rows = rows_of_units(units, plan.models)
+    rows = [
+        row
+        for name in reversed(MODALITIES)
+        if name in plan.stale
+        for row in rows_of_units(plan.stale[name].units, [model.id for model in plan.models[name]])
+    ]
     models = {model.id: model for group in plan.models.values() for model in group}
     stages = Stages(plan.catalog, models, count_attempts())
     share = {name: sum(len(unit.contents) for unit in found.units) // actors for name, found in plan.stale.items()}
-    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_restarts has no name of its own yet
-    return (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .flat_map(stages.prepare, num_cpus=1, max_retries=RETRIES)
-        .map_batches(
-            Encode,
-            fn_constructor_kwargs={"stages": stages, "stores": plan.stores, "contents": share, "threads": 1},
-            batch_size=1,
-            batch_format="pyarrow",
-            concurrency=actors,
-            num_cpus=1,
-            num_gpus=1 if gpus else 0,
-            max_restarts=ACTOR_RESTARTS,
-            max_task_retries=RETRIES,
-        )
-    )
-
-
-class _Commits:
-    """Collects file entries and commits them every `COMMIT_FILES` of them, or `COMMIT_S` seconds."""
-
-    def __init__(self, table: Table, app_id: str) -> None:
-        self.table, self.app_id = table, app_id
-        self.entries: list[FileEntry] = []
-        self.count = 0
-        self.since = time.monotonic()
-
-    def add(self, entry: FileEntry) -> None:
-        self.entries.append(entry)
-        if len(self.entries) >= COMMIT_FILES or time.monotonic() - self.since >= COMMIT_S:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.entries:
-            self.table.commit(self.entries, app_id=self.app_id, version=self.count)
-            self.entries, self.count = [], self.count + 1
-        self.since = time.monotonic()
+    arguments = {"stages": stages, "stores": plan.stores, "contents": share, "threads": 1}
+    return through_actors(rows, stages.prepare, Encode, arguments, actors=actors, gpus=gpus)

@@ -14,11 +14,12 @@ import torch
 
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.feature_store import FeatureStore
-from mmbatch.models import Model
+from mmbatch.joined import joined_store, read_joined
+from mmbatch.models import Model, modalities_of
 from mmbatch.pipelines.dealing import Inputs
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.rows import Labels
-from mmbatch.predictor import Features
+from mmbatch.predictor import HEAD_MODEL, Features
 from mmbatch.schema import SPLITS, Split
 from mmbatch.workspace import Workspace
 
@@ -45,12 +46,12 @@ class Vectors:
     features: Features
     codes: np.ndarray
 
-    def inputs(self, chosen: np.ndarray) -> Inputs:
+    def inputs(self, chosen: np.ndarray, device: torch.device) -> Inputs:
         """Vectors float32 `[B, F]` and presence bool `[B]` of each encoder."""
         part = {name: (vectors[chosen], present[chosen]) for name, (vectors, present) in self.features.items()}
         return (
-            {name: torch.from_numpy(vectors.astype(np.float32)) for name, (vectors, _) in part.items()},
-            {name: torch.from_numpy(present) for name, (_, present) in part.items()},
+            {name: torch.from_numpy(vectors).to(device).float() for name, (vectors, _) in part.items()},
+            {name: torch.from_numpy(present).to(device) for name, (_, present) in part.items()},
         )
 
 
@@ -72,6 +73,8 @@ class FeatureRows:
     rows: Mapping[Split, Mapping[int, int]]
     """Of `rows_per_bucket`."""
     workers: int = 1
+    joined: Model | None = None
+    """A head over sequences, whose joined embeddings are read along with the vectors."""
     _held: dict[Split, Vectors] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -139,9 +142,12 @@ class FeatureRows:
         place = pc.index_in(rows["category"], value_set=pa.array(self.categories, pa.string()))
         rows, place = rows.filter(pc.is_valid(place)), pc.drop_null(place)
         features = {
-            name: store.read(rows[HASH_COLUMNS[store.modality]], buckets=[bucket])
-            for name, store in self._stores.items()
+            model.name: self._stores[model.name].read(rows[HASH_COLUMNS[model.card["modality"]]], buckets=[bucket])
+            for model in self.encoders
         }
+        if self.joined is not None:
+            store, of = joined_store(self.workspace, self.joined), modalities_of(self.encoders)
+            features[HEAD_MODEL] = read_joined(store, rows, features, of, buckets=[bucket])
         usable = np.any([present for _, present in features.values()], axis=0)
         kept = {name: (vectors[usable], present[usable]) for name, (vectors, present) in features.items()}
         return kept, place.to_numpy().astype(np.int64)[usable]
@@ -152,4 +158,5 @@ class FeatureRows:
 
     @cached_property
     def _bytes_per_row(self) -> int:
-        return 2 * sum(self.widths.values())
+        joined = self.joined.card["width"] if self.joined else 0
+        return 2 * (sum(self.widths.values()) + int(joined))

@@ -114,7 +114,7 @@ class HeadLoop:
         products = torch.zeros(1, device=self.device)
         if batch is not None:
             features, present, codes = batch
-            logits = head(self._moved(features), self._moved(present))
+            logits = head(features, present)
             loss = self.levels.losses(logits, codes.to(self.device), label_smoothing=self.recipe.label_smoothing).sum()
             if not torch.isfinite(loss):
                 raise InputError(f"{head.kind} head: loss is {loss.item()} in {where}: lower learning_rate")
@@ -144,11 +144,8 @@ class HeadLoop:
         head.eval()
         for features, present, codes in self.rows.in_order("fusion", worker=self.worker):
             with torch.inference_mode():
-                logits = head(self._moved(features), self._moved(present))
+                logits = head(features, present)
             yield self.levels.path_log_probs(logits), codes.numpy()
-
-    def _moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def _gathered(self, mine: np.ndarray) -> np.ndarray:
         """The arrays of all workers, one after the other."""

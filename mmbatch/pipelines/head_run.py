@@ -24,9 +24,11 @@ from mmbatch.fusion.head import FusionHead
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.selection import rank
 from mmbatch.fusion.taxonomy_paths import Ints
+from mmbatch.models import modalities_of
 from mmbatch.pipelines.dealing import Deal
 from mmbatch.pipelines.feature_rows import FeatureRows
 from mmbatch.pipelines.head_loop import HeadLoop, Trained
+from mmbatch.pipelines.sequence_rows import SequenceRows
 from mmbatch.pipelines.training_run import FAILURES, RUN, Crew
 from mmbatch.progress import say
 from mmbatch.training import HeadKind, HeadRecipe
@@ -40,11 +42,11 @@ OUTCOME = "outcome.json"
 Keep = Callable[[Mapping[HeadKind, Trained]], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class HeadTask:
     """What is trained on what: the same for every worker."""
 
-    rows: FeatureRows
+    rows: FeatureRows | SequenceRows
     levels: Levels
     recipe: HeadRecipe
     digest: str
@@ -57,15 +59,15 @@ class HeadTask:
         """Arguments of `build_head` that the encoders and the categories decide."""
         return {
             "widths": self.rows.widths,
-            "modalities": {model.name: model.card["modality"] for model in self.rows.encoders},
+            "modalities": modalities_of(self.rows.encoders),
             "classes": self.levels.classes,
         }
 
     def loop(self, *, worker: int = 0, workers: int = 1, device: str | torch.device = "cpu") -> HeadLoop:
         """A worker's part in it."""
-        rows, seed = Deal(replace(self.rows, workers=workers)), self.rows.workspace.settings.seed
+        place, seed = torch.device(device), self.rows.workspace.settings.seed
+        rows = Deal(replace(self.rows, workers=workers), place)
         tell = _silent if worker else self.lines.put if self.lines else say
-        place = torch.device(device)
         return HeadLoop(rows, self.recipe, self.levels, self.inputs, seed, worker, place, tell)
 
 

@@ -20,15 +20,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmbatch.catalog import HASH_COLUMNS, Catalog
+from mmbatch.catalog import Catalog
+from mmbatch.contents import Contents, OfModality, PossiblyTogether
 from mmbatch.epochs import tidy
 from mmbatch.feature_store import FeatureStore
-from mmbatch.models import list_models
+from mmbatch.joined import joined_store
+from mmbatch.models import list_models, reads_sequences
 from mmbatch.pipelines.cluster import remove_folder, start_ray, stream
+from mmbatch.pipelines.extract import store_of
 from mmbatch.predictions import Predictions
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table
 from mmbatch.runs import Run, new_run_id, runs_table, tie_out
+from mmbatch.schema import MODALITIES
 from mmbatch.sequence_store import sequences_table
 from mmbatch.storage import filesystem_of
 from mmbatch.sweep import trials_table
@@ -62,9 +66,7 @@ _READERS = 4  # buckets planned at the same time: their files' latency is what p
 class _Needs:
     """What a table must keep: the contents that the catalog's products have."""
 
-    catalog: Snapshot
-    hash_column: str
-    """Of the catalog."""
+    contents: Contents
     content_column: str
     """Of the table."""
 
@@ -75,10 +77,10 @@ class _Needs:
         another product, which is then copied instead of computed.
         """
         by_product = "product_id" in held.table.schema.names
-        products = self.catalog.read(["product_id", self.hash_column], buckets=[bucket])
+        products = self.contents.read(bucket)
         rows = held.read(["product_id"] * by_product + [self.content_column], buckets=[bucket])
         contents = rows[self.content_column]
-        wanted = pc.is_in(contents, value_set=products[self.hash_column].combine_chunks(), skip_nulls=True)
+        wanted = pc.is_in(contents, value_set=products["content_hash"].combine_chunks(), skip_nulls=True)
         kept = np.asarray(wanted)
         if by_product:
             own = np.asarray(pc.is_in(_pairs(rows), value_set=_pairs(products).combine_chunks()))
@@ -216,14 +218,20 @@ def _known_tables(workspace: Workspace) -> dict[str, Table]:
         "runs": runs_table(workspace),
         "trials": trials_table(workspace),
         **{f"features/{store.encoder}": store.table for store in _stores(workspace)},
+        **{f"features/{store.encoder}": store.table for store in _joined_stores(workspace)},
         **{f"sequences/{store.encoder}": sequences_table(workspace, store.encoder) for store in _stores(workspace)},
     }
 
 
 def _stores(workspace: Workspace) -> Iterator[FeatureStore]:
     for model in list_models(workspace, "encoder"):
-        modality, width = model.card["modality"], model.card["width"]
-        yield FeatureStore(workspace=workspace, encoder=model.id, modality=modality, width=width)
+        yield store_of(workspace, model)
+
+
+def _joined_stores(workspace: Workspace) -> Iterator[FeatureStore]:
+    for head in list_models(workspace, "head"):
+        if reads_sequences(head):
+            yield joined_store(workspace, head)
 
 
 def _needs(workspace: Workspace) -> dict[str, _Needs]:
@@ -231,13 +239,16 @@ def _needs(workspace: Workspace) -> dict[str, _Needs]:
     catalog = Catalog(workspace=workspace).table.snapshot()
     if not catalog.entries:
         return {}
-    images = _Needs(catalog=catalog, hash_column="image_hash", content_column="image_hash")
-    return {"images": images} | {
-        f"{kind}/{store.encoder}": _Needs(
-            catalog=catalog, hash_column=HASH_COLUMNS[store.modality], content_column="content_hash"
-        )
-        for store in _stores(workspace)
-        for kind in ("features", "sequences")
+    of: dict[str, Contents] = {name: OfModality(catalog, name) for name in MODALITIES}
+    kinds = [(kind, store) for store in _stores(workspace) for kind in ("features", "sequences")]
+    joined = _Needs(contents=PossiblyTogether(catalog), content_column="content_hash")
+    return {
+        "images": _Needs(contents=of["image"], content_column="image_hash"),
+        **{
+            f"{kind}/{store.encoder}": _Needs(contents=of[store.modality], content_column="content_hash")
+            for kind, store in kinds
+        },
+        **{f"features/{store.encoder}": joined for store in _joined_stores(workspace)},
     }
 
 

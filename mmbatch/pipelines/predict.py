@@ -13,10 +13,11 @@ from mmbatch import schema
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.failpoints import reach
 from mmbatch.feature_store import FeatureStore
+from mmbatch.joined import read_joined
 from mmbatch.models import Model, fetch_model
 from mmbatch.pipelines.cluster import remove_folder, start_ray, stream
 from mmbatch.predictions import Predictions, marks
-from mmbatch.predictor import Features, Predictor
+from mmbatch.predictor import HEAD_MODEL, Features, Predictor
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table, rejected_parts
 from mmbatch.runs import Run, record, tie_out
@@ -163,6 +164,15 @@ def _predict_rows(keys: pa.Table, predictor: Predictor, workspace: Workspace, bu
     for part in predictor.scorer.encoders:
         store = FeatureStore(workspace=workspace, encoder=part.id, modality=part.modality, width=part.width)
         features[part.name] = store.read(keys[HASH_COLUMNS[part.modality]], buckets=[bucket])
+    if predictor.scorer.joined:
+        store = FeatureStore(
+            workspace=workspace,
+            encoder=predictor.scorer.joined,
+            modality="both",
+            width=predictor.scorer.joined_width,
+        )
+        modalities = {part.name: part.modality for part in predictor.scorer.encoders}
+        features[HEAD_MODEL] = read_joined(store, keys, features, modalities, buckets=[bucket])
     usable = np.any([present for _, present in features.values()], axis=0)
     features = {name: (vectors[usable], present[usable]) for name, (vectors, present) in features.items()}
     keys = keys.filter(pa.array(usable))
@@ -214,10 +224,16 @@ def _model_columns(scores_NMC: np.ndarray, models: tuple[str, ...], names: pa.Ar
 
 
 def _input_hashes(keys: pa.Table, features: Features, predictor: Predictor) -> dict[str, pa.Array]:
-    """What the prediction was made from; null for a modality of which no vector was there."""
+    """What the prediction was made from; null for a modality of which no vector was there.
+
+    Both are null where the joined embedding of a head over sequences was to come still, so that the product is
+    predicted again.
+    """
     columns = {}
     for modality, column in HASH_COLUMNS.items():
         held = [features[part.name][1] for part in predictor.scorer.encoders if part.modality == modality]
         present = np.any(held, axis=0) if held else np.ones(keys.num_rows, bool)
+        if predictor.scorer.joined:
+            present = present & features[HEAD_MODEL][1]
         columns[column] = pc.if_else(pa.array(present), keys[column], pa.scalar(None, pa.string()))
     return columns

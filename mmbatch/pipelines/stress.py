@@ -1,7 +1,8 @@
 """The stress table: F1 of the published predictor on test products without their image, text or description.
 
 A modality is removed by masking the presence of its stored vectors. The description is removed by encoding the titles
-alone, with the predictor's own text encoders, in one task each. Every row of the table is of the same products.
+alone, with the predictor's own text encoders, in one task each. For a head over sequences, the products go through
+encoders and head once more without what is removed. Every row of the table is of the same products.
 
 Shapes: N products, P of them with a vector of the encoder, G texts that could be encoded.
 """
@@ -22,11 +23,12 @@ from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.encoders import encode_prepared, engine_for, load_encoder
 from mmbatch.encoders.product_text import product_texts
 from mmbatch.metrics import UNSCORED, f1_scores
-from mmbatch.models import Model, fetch_model, open_model
+from mmbatch.models import Model, fetch_model, modalities_of, open_model, reads_sequences
 from mmbatch.pipelines.cluster import processors, run_task, start_ray, stream
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.rows import by_bucket
-from mmbatch.predictor import Features, Predictor
+from mmbatch.pipelines.stress_joined import Embeddings, joined_variants
+from mmbatch.predictor import HEAD_MODEL, Features, Predictor
 from mmbatch.progress import say
 from mmbatch.reports.evaluation import StressRow
 from mmbatch.schema import PATH_SEPARATOR, Modality
@@ -70,8 +72,13 @@ def stress(catalog: Catalog, predictor: Model, rows: pd.DataFrame) -> tuple[Stre
     work = partial(read_features, catalog=catalog.pinned(), models=models, sample=sample)
     found = stream([{"number": number} for number in range(len(models))], work, num_gpus=min(1, processors()[1]))
     arrays = {done["encoder"]: load_arrays(done["arrays"]) for done in found}
-    modalities = {model.name: model.card["modality"] for model in models}
-    table: tuple[StressRow, ...] = run_task(_score, predictor, arrays, modalities, sample["gold"].tolist())
+    joined: dict[str, Embeddings] = {}
+    if head_id := predictor.card["head"]:
+        head = open_model(catalog.workspace, kind="head", model_id=head_id)
+        if reads_sequences(head):
+            joined = joined_variants(catalog.pinned(), head, models, sample, VARIANTS)
+    gold = sample["gold"].tolist()
+    table: tuple[StressRow, ...] = run_task(_score, predictor, arrays, joined, modalities_of(models), gold)
     return table
 
 
@@ -175,7 +182,7 @@ def read_features(
 def _stored(catalog: Catalog, model: Model, sample: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     store = store_of(catalog.workspace, model)
     parts = [
-        store.read(pa.array(rows[HASH_COLUMNS[store.modality]], pa.string()), buckets=[bucket])
+        store.read(pa.array(rows[HASH_COLUMNS[model.card["modality"]]], pa.string()), buckets=[bucket])
         for bucket, rows in by_bucket(sample, "test")
     ]
     return np.concatenate([vectors for vectors, _ in parts]), np.concatenate([present for _, present in parts])
@@ -201,6 +208,7 @@ def _encode(model: Model, texts: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 def _score(
     predictor: Model,
     arrays: Mapping[str, Mapping[str, np.ndarray]],
+    joined: Mapping[str, Embeddings],
     modalities: Mapping[str, Modality],
     gold: Sequence[str],
 ) -> tuple[StressRow, ...]:
@@ -211,7 +219,10 @@ def _score(
         for name, found in arrays.items()
         if "title_vectors" in found
     }
-    return score(variants(stored, titles, modalities), Predictor.load(fetch_model(predictor)), gold)
+    found = variants(stored, titles, modalities)
+    if joined:
+        found = {name: {**features, HEAD_MODEL: joined[name]} for name, features in found.items()}
+    return score(found, Predictor.load(fetch_model(predictor)), gold)
 
 
 def _equal(one: Features, other: Features) -> bool:

@@ -1,8 +1,11 @@
-"""Training of fusion heads: stored features of the train rows -> the best kind of head. No encoder runs here."""
+"""Training of fusion heads: stored features, or sequences, of the train rows -> the best kind of head.
+
+An encoder runs here only where a head over sequences is asked for, and then on the products that it is trained on.
+"""
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,17 @@ from typing import Any
 import torch
 
 from mmbatch.catalog import Catalog
-from mmbatch.fusion.head import build_head
+from mmbatch.errors import InputError
+from mmbatch.fusion.head import HEADS, build_head, load_head
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.selection import Standing
 from mmbatch.models import Model, digest_of, find_model, publish_model
 from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, run_task, start_ray
 from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
 from mmbatch.pipelines.head_run import OUTCOME, HeadTask, train_kinds, train_on_workers
+from mmbatch.pipelines.keep_sequences import Shape, keep_sequences, shape_of
 from mmbatch.pipelines.rows import Labels, training_labels
+from mmbatch.pipelines.sequence_rows import SequenceRows, draw
 from mmbatch.pipelines.training_run import crew_of
 from mmbatch.predictor import HEAD_MODEL
 from mmbatch.progress import say
@@ -52,18 +58,27 @@ def train_head(
         if len(levels.classes) < 2:
             say("head       one encoder only: nothing to join, skipped")
             return None
-        recipe = replace(recipe, kinds=("concatenation",))
-    task = _task(workspace, encoders, labels, levels, recipe)
-    if found := find_model(workspace, kind="head", name=HEAD_MODEL, recipe=task.digest):
+        recipe = replace(recipe, kinds=("concatenation",), sequences=False)
+    _check_sequences(recipe)
+    digest = digest_of([workspace.settings.seed, asdict(recipe), identity_of(encoders, labels)])
+    if found := find_model(workspace, kind="head", name=HEAD_MODEL, recipe=digest):
         say(f"head       found {found.id}")
         return found
+    shapes = {model.name: shape_of(model) for model in encoders} if recipe.sequences else {}
+    task = HeadTask(_rows(workspace, encoders, labels, recipe, shapes), levels, recipe, digest)
+    _check_kinds(task)
     run = Run(workspace=workspace, job="train_head", settings={"recipe": asdict(recipe)})
     start_ray()
-    few = workers is None and sum(task.rows.sizes("train")) <= FEW_ROWS
+    kept: dict[str, Any] = {}
+    if isinstance(task.rows, SequenceRows):
+        longest = {name: shape.longest for name, shape in shapes.items()}
+        kept["sequences"] = keep_sequences(task.rows, longest=longest, run_id=run.run_id)
+        task = replace(task, rows=task.rows.stored())
+    few = workers is None and not recipe.sequences and sum(task.rows.sizes("train")) <= FEW_ROWS
     with lines_from_workers() as lines:
         task = replace(task, lines=lines)
         model: Model = run_task(_train_here, task) if few else _train_on_workers(task, workers)
-    run.finish({"model": model.id, "standings": model.card["standings"], **model.card["metrics"]})
+    run.finish(kept | {"model": model.id, "standings": model.card["standings"], **model.card["metrics"]})
     kinds = "; ".join(Standing(**standing).describe() for standing in model.card["standings"])
     say(f"head       macro-F1 on the fusion rows: {kinds}")
     say(f"head       stored {model.id}, log-loss {model.card['metrics']['log_loss']:.4f} on the fusion rows")
@@ -76,23 +91,32 @@ def identity_of(encoders: Sequence[Model], labels: Labels) -> list[Any]:
     return [sorted(model.id for model in encoders), labels.digest(*modalities), labels.categories]
 
 
-def _by_name(encoders: Sequence[Model]) -> tuple[Model, ...]:
-    return tuple(sorted(encoders, key=lambda model: model.name))
+def _check_sequences(recipe: HeadRecipe) -> None:
+    """`InputError` where a kind of head takes no sequences, or there would be none to learn from."""
+    able = [kind for kind, head in HEADS.items() if 3 in head.ranks]
+    if recipe.sequences and (unable := [kind for kind in recipe.kinds if kind not in able]):
+        raise InputError(f"--training sequences=True: found heads {', '.join(unable)}, expected {', '.join(able)} only")
+    if recipe.sequences and recipe.sequence_rows < 2:
+        raise InputError(f"--training sequence_rows={recipe.sequence_rows}: expected 2 or more labelled products")
 
 
-def _task(
-    workspace: Workspace, encoders: Sequence[Model], labels: Labels, levels: Levels, recipe: HeadRecipe
-) -> HeadTask:
-    task = HeadTask(
-        rows=FeatureRows(workspace, _by_name(encoders), labels.categories, rows_per_bucket(labels)),
-        levels=levels,
-        recipe=recipe,
-        digest=digest_of([workspace.settings.seed, asdict(recipe), identity_of(encoders, labels)]),
+def _rows(
+    workspace: Workspace, encoders: Sequence[Model], labels: Labels, recipe: HeadRecipe, shapes: Mapping[str, Shape]
+) -> FeatureRows | SequenceRows:
+    ordered = tuple(sorted(encoders, key=lambda model: model.name))
+    if not recipe.sequences:
+        return FeatureRows(workspace, ordered, labels.categories, rows_per_bucket(labels))
+    drawn = draw(labels, limit=recipe.sequence_rows, seed=workspace.settings.seed)
+    return SequenceRows(
+        workspace, ordered, labels.categories, drawn, {name: shape.width for name, shape in shapes.items()}
     )
-    with torch.device("meta"):  # of a kind that does not suit, the constructor says why
-        for kind in recipe.kinds:
-            build_head(**task.inputs, **recipe.arguments(kind))
-    return task
+
+
+def _check_kinds(task: HeadTask) -> None:
+    """Of a kind that does not suit, the constructor says why."""
+    with torch.device("meta"):
+        for kind in task.recipe.kinds:
+            build_head(**task.inputs, **task.recipe.arguments(kind))
 
 
 def _train_here(task: HeadTask) -> Model:
@@ -115,6 +139,7 @@ def _publish(task: HeadTask, folder: Path) -> Model:
     """Store the best head; all but its standing among the others decides its output."""
     outcome = json.loads((folder / OUTCOME).read_text())
     (folder / OUTCOME).unlink()
+    of_sequences = {"width": load_head(folder).classifier.in_features, "sequence_widths": task.rows.widths}
     return publish_model(
         task.rows.workspace,
         kind="head",
@@ -126,6 +151,8 @@ def _publish(task: HeadTask, folder: Path) -> Model:
             "encoders": [model.id for model in task.rows.encoders],
             "categories": task.rows.categories,
             "kind_of_head": outcome["kind"],
+            "sequences": task.recipe.sequences,
+            **(of_sequences if task.recipe.sequences else {}),
             "metrics": {"split": "fusion", **outcome["metrics"]},
             "standings": outcome["standings"],
             "training": asdict(task.recipe),

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from mmbatch.catalog import Catalog
+from mmbatch.errors import InputError
 from mmbatch.fusion.head import load_head
 from mmbatch.fusion.late import LateFusion
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.probe import INVERSE_STRENGTH, fit_probe
-from mmbatch.models import Model, digest_of, fetch_model, find_model, publish_model
+from mmbatch.joined import joined_store
+from mmbatch.models import Model, digest_of, fetch_model, find_model, publish_model, reads_sequences
 from mmbatch.pipelines.cluster import run_task, start_ray
 from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
 from mmbatch.pipelines.rows import training_labels
@@ -30,16 +32,23 @@ PREDICTOR = "predictor"
 
 
 def train_late_fusion(workspace: Workspace, encoders: Sequence[Model], head: Model | None) -> Model:
-    """Fit the late fusion on the fusion rows' scores and store the predictor, unless the workspace holds it already."""
+    """Fit the late fusion on the fusion rows' scores and store the predictor, unless the workspace holds it already.
+
+    Raises:
+        InputError: the head reads sequences, and none of its joined embeddings is stored.
+    """
     labels = training_labels(Catalog(workspace=workspace))
     made_from = [workspace.settings.seed, identity_of(encoders, labels), head.id if head else None, INVERSE_STRENGTH]
     digest = digest_of(made_from)
     if found := find_model(workspace, kind="predictor", name=PREDICTOR, recipe=digest):
         say(f"late       found {found.id}")
         return found
+    joined = head if head and reads_sequences(head) else None
+    if joined and not (table := joined_store(workspace, joined).table).rows():
+        raise InputError(f"{table.uri}: found no joined embeddings, expected some: run jobs.extract_features first")
     run = Run(workspace=workspace, job="train_late_fusion")
     start_ray()
-    rows = FeatureRows(workspace, tuple(encoders), labels.categories, rows_per_bucket(labels))
+    rows = FeatureRows(workspace, tuple(encoders), labels.categories, rows_per_bucket(labels), joined=joined)
     model: Model = run_task(_train, rows, Levels.of(labels.taxonomy, _level_weights(head)), head, digest)
     run.finish({"model": model.id, **model.card["late_fusion"]})
     say(f"late       stored {model.id}: {model.card['late_fusion']['rounds']} boosting rounds over the weighting")
@@ -93,4 +102,5 @@ def _scorer(rows: FeatureRows, levels: Levels, head: Model | None) -> Scorer:
         },
         head=load_head(fetch_model(head)) if head else None,
         levels=levels,
+        joined=rows.joined.id if rows.joined else None,
     )

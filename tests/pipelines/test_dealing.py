@@ -18,7 +18,7 @@ class Numbers:
 
     codes: np.ndarray
 
-    def inputs(self, chosen: np.ndarray) -> Inputs:
+    def inputs(self, chosen: np.ndarray, device: torch.device) -> Inputs:
         return {"n": torch.from_numpy(self.codes[chosen])}, {"n": torch.ones(len(chosen), dtype=torch.bool)}
 
 

@@ -73,6 +73,11 @@ def test_what_does_not_fit_is_refused_before_ray_starts(workspace: Workspace, mo
         train_head(workspace, (image, text), recipe=uneven)
     with pytest.raises(InputError, match=r"level_weights \[1.0\]: expected 2 numbers above 0, one for each level"):
         train_head(workspace, (image, text), recipe=replace(RECIPE, level_weights=(1.0,)))
+    sequences = replace(RECIPE, kinds=("concatenation", "cross-attention"), sequences=True)
+    with pytest.raises(InputError, match="sequences=True: found heads concatenation, expected cross-attention only"):
+        train_head(workspace, (image, text), recipe=sequences)
+    with pytest.raises(InputError, match="sequence_rows=1: expected 2 or more labelled products"):
+        train_head(workspace, (image, text), recipe=replace(sequences, kinds=("cross-attention",), sequence_rows=1))
     assert train_head(workspace, (image,), recipe=replace(RECIPE, level_weights=())) is None
 
 
