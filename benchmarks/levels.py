@@ -6,8 +6,8 @@
 `accuracy` encodes the texts once with a frozen encoder and trains two concatenation heads on the train rows: one with a
 classifier for each of three levels, one with a classifier for whole paths. On the test rows, those of categories that
 no train row has included, it scores the first head's best class of each level by itself (`independent`), its best path
-of the tree (`decoded`), and the second head (`paths`): accuracy of each level, hierarchical F1, and the share of answers
-that are no path of the tree. `decode` times `Taxonomy.decode` on random scores of a tree of three levels.
+of the tree (`decoded`), and the second head (`paths`): accuracy of each level, hierarchical F1, and the share of
+answers that are no path of the tree. `decode` times `Taxonomy.decode` on random scores of a tree of three levels.
 """
 
 import argparse
