@@ -19,7 +19,7 @@ class Ingest(SourceJob):
 def main(config: Ingest) -> dict[str, Any]:
     """Ingest one source."""
     if config.source is None:
-        raise InputError("--source is missing: a file, folder or glob of CSV, TSV, Parquet or JSON Lines")
+        raise InputError("--source is missing: a file, folder or glob of CSV, TSV, Parquet, JSON Lines or HDF5")
     source = check_source(config, config.source)
     if config.dry_run:
         return plan(config, **source._asdict())

@@ -11,11 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from mmbatch.sample import write_sample
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = 500
+
+torch.set_num_threads(1)  # the networks here are tiny: more threads only wait for each other
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 

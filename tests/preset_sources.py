@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import h5py
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmbatch.images import ImageError, check_image
@@ -99,22 +99,21 @@ def write_flipkart(folder: Path, products: list[Product], site: str) -> Path:
 
 
 def write_kakao(folder: Path, products: list[Product]) -> Path:
-    """The arena's fields as Parquet: made-up vectors around a centre of each class, codes with -1 for no level."""
+    """One of the arena's HDF5 files: made-up vectors around a centre of each class, codes with -1 for no level."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(6)
     centres = rng.random((CLASSES + 2, 2048), np.float32)
     vectors = [centres[p.code] + rng.random(2048, np.float32) for p in products]
-    rows = {
-        "pid": [f"O{p.number:010d}" for p in products],
-        "product": [p.title for p in products],
-        "img_feat": pa.array(vectors, pa.list_(pa.float32())),
-        "bcateid": pa.array([p.code for p in products], pa.int32()),
-        "mcateid": pa.array([10 * p.code for p in products], pa.int32()),
-        "scateid": pa.array([100 * p.code if p.number % 2 else -1 for p in products], pa.int32()),
-        "dcateid": pa.array([-1] * len(products), pa.int32()),
-    }
-    pq.write_table(pa.table(rows), folder / "train-01.parquet")
-    return folder / "train-01.parquet"
+    with h5py.File(folder / "train.chunk.01", "w") as file:
+        group = file.create_group("train")
+        group["pid"] = np.array([f"O{p.number:010d}" for p in products], "S12")
+        group["product"] = np.array([p.title.encode() for p in products])
+        group["img_feat"] = np.array(vectors, np.float32)
+        group["bcateid"] = np.array([p.code for p in products], np.int32)
+        group["mcateid"] = np.array([10 * p.code for p in products], np.int32)
+        group["scateid"] = np.array([100 * p.code if p.code % 2 else -1 for p in products], np.int32)
+        group["dcateid"] = np.full(len(products), -1, np.int32)
+    return folder / "train.chunk.01"
 
 
 def _write_csv(file: Path, header: list[str], rows: list[list[Any]]) -> None:

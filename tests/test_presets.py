@@ -19,9 +19,11 @@ from jobs import finetune_encoder, ingest
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.encoders import encode, load_encoder
 from mmbatch.errors import InputError
-from mmbatch.models import Model, list_models
+from mmbatch.fusion.head import load_head
+from mmbatch.models import Model, fetch_model, list_models
 from mmbatch.pipelines.cluster import start_ray
 from mmbatch.pipelines.extract import extract, store_of
+from mmbatch.pipelines.train_head import train_head
 from mmbatch.presets import PRESETS, EncoderRecipe
 from mmbatch.quarantine import quarantine_table
 from mmbatch.training import Training
@@ -191,12 +193,18 @@ def test_a_preset_extracts_its_own_catalog(
         found = stored_vectors(workspace, model)
         assert len(found) == len(products)
         assert_vectors(found, width=WIDTHS[preset][model.name])
+    recipe = replace(PRESETS[preset].head, epochs=1, blocks=1)
+    head = train_head(workspace, models, recipe=recipe)
+    assert head is not None
+    assert head.card["kind_of_head"] == recipe.kinds[0]
+    levels = (CLASSES + 1, CLASSES + 1, CLASSES - CLASSES // 2)  # every other class ends at the second level
+    assert load_head(fetch_model(head)).classes == (levels if recipe.level_weights else (CLASSES + 1,))
 
 
 def test_kakao_codes_of_no_level_end_the_path(workspace_of: Callable[[str], Workspace]) -> None:
     paths = Catalog(workspace=workspace_of("kakao")).table.read(["label"])["label"].to_pylist()
     assert Counter(map(len, paths)).keys() == {2, 3}
-    assert ["1", "10"] in paths
+    assert ["2", "20"] in paths
 
 
 def test_flipkart_without_its_images_is_text_to_train(

@@ -18,6 +18,7 @@ from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
 from mmbatch.metrics import confusion, f1_scores, per_class
 from mmbatch.models import Model, open_model
+from mmbatch.pipelines.level_scores import level_rows
 from mmbatch.pipelines.stress import stress
 from mmbatch.predictions import Predictions
 from mmbatch.predictor import HEAD_MODEL
@@ -76,6 +77,9 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
         },
         counts=_counts(catalog, rows),
         late_fusion=predictor.card["late_fusion"],
+        levels=level_rows(
+            classes, {name: codes[name][test] for name in (*models, PUBLISHED)}, gold=codes["gold"][test]
+        ),
         stress=stress(catalog, predictor, rows),
         examples=_examples(catalog, rows[test], models),
         timings=timings or {},
@@ -84,6 +88,7 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
     say(f"\n{table_text(evaluation)}")
     counts = {
         "table": [asdict(row) for row in table],
+        "levels": [asdict(row) for row in evaluation.levels],
         "stress": [asdict(row) for row in evaluation.stress],
         "text": table_text(evaluation),
         "report": uri,

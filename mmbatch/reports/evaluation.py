@@ -34,6 +34,8 @@ HONESTY = (
     "products. No model has seen the test products: only the test column is an honest estimate."
 )
 
+LEVELS = "Accuracy in percent on each level, test products; hF1: hierarchical F1"
+
 STRESS = "F1 in percent of late fusion on test products with parts removed"
 
 
@@ -48,6 +50,20 @@ class ScoreRow:
     macro: float
     micro: float
     weighted: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelRow:
+    """How right one model is on the test products on each level of their categories, each figure in 0..1."""
+
+    model: str
+    rows: int
+    accuracies: tuple[float, ...]
+    """Of each level, root first (`mmbatch.metrics.level_accuracies`)."""
+    hierarchical_f1: float
+    """`mmbatch.metrics.hierarchical_scores`."""
+    kakao: float | None
+    """The Kakao arena's score, 0 to 1.225 (`mmbatch.metrics.kakao_score`); None where there are not four levels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +113,8 @@ class Evaluation:
     """What the catalog holds, by name, in the order to show."""
     late_fusion: Mapping[str, object]
     """Facts about the fitted late fusion: numbers, strings, or mappings of model to number."""
+    levels: tuple[LevelRow, ...]
+    """Of each model; none where no category has a second level."""
     stress: tuple[StressRow, ...]
     """The products as they are (`all`) come first; every row is of the same ones."""
     examples: tuple[Example, ...]
@@ -113,7 +131,7 @@ class _Model(NamedTuple):
 def table_text(evaluation: Evaluation) -> str:
     """F1 in percent as plain text: a row per model, by role, and macro, micro and weighted F1 on each split.
 
-    Below it the stress table.
+    Below it the levels, where there are several, and the stress table.
     """
     models = _models(evaluation)
     name_width = max(map(len, ["model", *(model.name for model in models)]))
@@ -129,7 +147,32 @@ def table_text(evaluation: Evaluation) -> str:
             macro, micro, weighted = (_percent(figure) for figure in _figures(model.splits.get(split)))
             line += f"   {macro:>6}  {micro:>6} {weighted:>8}"
         lines.append(line)
-    return "\n".join([*lines, *textwrap.wrap(HONESTY, len(heads)), "", *_stress_lines(evaluation.stress)]) + "\n"
+    return (
+        "\n".join(
+            [
+                *lines,
+                *textwrap.wrap(HONESTY, len(heads)),
+                "",
+                *_level_lines(evaluation.levels),
+                *_stress_lines(evaluation.stress),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _level_lines(rows: Sequence[LevelRow]) -> list[str]:
+    if not rows:
+        return []
+    width = max(len("model"), *(len(row.model) for row in rows))
+    levels = "".join(f"  {f'level {level}':>7}" for level in range(1, len(rows[0].accuracies) + 1))
+    heads = f"{'model':{width}}{levels}  {'hF1':>6}" + ("" if rows[0].kakao is None else f"  {'Kakao':>6}")
+    lines = [
+        f"{row.model:{width}}{''.join(f'  {_percent(accuracy):>7}' for accuracy in row.accuracies)}"
+        f"  {_percent(row.hierarchical_f1):>6}" + ("" if row.kakao is None else f"  {row.kakao:.4f}")
+        for row in rows
+    ]
+    return [LEVELS, heads, "-" * len(heads), *lines, ""]
 
 
 def _stress_lines(rows: Sequence[StressRow]) -> list[str]:
@@ -315,6 +358,7 @@ def _metrics_json(evaluation: Evaluation) -> bytes:
         "classes": evaluation.classes,
         "table": [vars(row) for row in evaluation.table],
         "per_class": {model: scores._asdict() for model, scores in evaluation.per_class.items()},
+        "levels": [vars(row) for row in evaluation.levels],
         "stress": [vars(row) for row in evaluation.stress],
         "confusion": [
             {"gold": gold, "predicted": predicted, "products": evaluation.confusion[gold, predicted]}

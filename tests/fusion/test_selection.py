@@ -44,13 +44,13 @@ def test_the_interval_covers_the_difference_of_the_whole_about_as_often_as_it_sa
     good, poor = said(everybody, wrong=0.2, seed=6), said(everybody, wrong=0.3, seed=7)
     truth = f1_scores(everybody, good).macro - f1_scores(everybody, poor).macro
     hits = 0
-    for trial in range(40):
-        part = np.random.default_rng(trial).choice(len(everybody), 300, replace=False)
+    for trial in range(20):
+        part = np.random.default_rng(trial).choice(len(everybody), 200, replace=False)
         first, second = rank(everybody[part], {"good": good[part], "poor": poor[part]}, classes=CLASSES, seed=trial)
         sign = 1 if first.name == "good" else -1
         low, high = sorted((sign * second.low, sign * second.high))
         hits += low <= truth <= high
-    assert 34 <= hits <= 40
+    assert 17 <= hits <= 20
 
 
 def test_equal_seeds_give_equal_intervals_and_equal_scores_go_to_the_first_named(gold: np.ndarray) -> None:

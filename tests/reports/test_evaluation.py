@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from mmbatch.image_vectors import to_npy
 from mmbatch.metrics import UNSCORED, confusion, f1_scores, per_class
-from mmbatch.reports.evaluation import Evaluation, Example, ScoreRow, StressRow, table_text, write_report
+from mmbatch.reports.evaluation import Evaluation, Example, LevelRow, ScoreRow, StressRow, table_text, write_report
 from mmbatch.reports.figures import most_confused, stress_png
 from mmbatch.schema import SPLITS
 
@@ -80,6 +80,7 @@ def demo(*, classes: int, rows: int, seed: int = 0, absent: tuple[int, ...] = ()
             "cross-validated log-loss": np.float64(0.2471),
             "weight of each model": {"text-minilm": 0.51, "image-effnet": 0.29, "concatenation": 0.2},
         },
+        levels=(LevelRow(model="late fusion", rows=40, accuracies=(0.9, 0.75), hierarchical_f1=0.8125, kakao=None),),
         stress=tuple(
             StressRow(input=name, rows=1_234, macro=macro, micro=macro + 0.0123)
             for name, macro in (("all", 0.9), ("no image", 0.8111), ("no text", 0.5222), ("title only", 0.7333))
@@ -157,6 +158,25 @@ def test_the_table_shows_a_dash_for_what_was_not_scored(evaluation):
     cells = next(line for line in text.splitlines() if "lightgbm" in line).split("lightgbm")[1].split()
     assert cells[:6] == ["–"] * 6
     assert "–" not in cells[6:]
+
+
+def test_the_levels_stand_between_and_are_in_the_page_and_in_json(evaluation, folder, html):
+    lines = table_text(evaluation).splitlines()
+    start = lines.index("Accuracy in percent on each level, test products; hF1: hierarchical F1")
+    assert lines[start + 1].split() == ["model", "level", "1", "level", "2", "hF1"]
+    assert lines[start + 3].split() == ["late", "fusion", "90.00", "75.00", "81.25"]
+    assert "level 2" in Page(html).text
+    assert json.loads((folder / "metrics.json").read_text())["levels"] == [
+        {"model": "late fusion", "rows": 40, "accuracies": [0.9, 0.75], "hierarchical_f1": 0.8125, "kakao": None}
+    ]
+
+
+def test_four_levels_have_the_arenas_score_and_one_level_has_no_table(evaluation):
+    row = LevelRow(model="m", rows=9, accuracies=(0.9, 0.8, 0.7, float("nan")), hierarchical_f1=0.8, kakao=1.0321)
+    text = table_text(replace(evaluation, levels=(row,)))
+    line = next(line for line in text.splitlines() if line.startswith("m "))
+    assert line.split() == ["m", "90.00", "80.00", "70.00", "–", "80.00", "1.0321"]
+    assert "level 1" not in table_text(replace(evaluation, levels=()))
 
 
 def test_the_stress_table_stands_below_and_is_in_the_page_and_in_json(evaluation, folder, html):
