@@ -24,10 +24,10 @@ from mmbatch.encoders import Encoder, encode_prepared, engine_for, load_encoder
 from mmbatch.encoders.engine import Engine
 from mmbatch.fusion.levels import Levels
 from mmbatch.models import fetch_model, newest_encoders
-from mmbatch.pipelines.feature_rows import FeatureRows, Unit, rows_per_bucket
+from mmbatch.pipelines.dealing import Deal
+from mmbatch.pipelines.feature_rows import FeatureRows, Unit, Vectors, rows_per_bucket
 from mmbatch.pipelines.head_loop import HeadLoop, Trained
 from mmbatch.pipelines.rows import training_labels
-from mmbatch.predictor import Features
 from mmbatch.presets import preset_named
 from mmbatch.schema import Split
 from mmbatch.workspace import Workspace
@@ -37,11 +37,13 @@ from mmbatch.workspace import Workspace
 class EncodedRows(FeatureRows):
     """The same rows; vectors of train rows are computed anew whenever they are read."""
 
-    def _unit(self, split: Split, unit: Unit) -> tuple[Features, np.ndarray]:
-        features, codes = super()._unit(split, unit)
+    def load(self, split: Split, unit: int) -> Vectors:
+        rows = super().load(split, unit)
         if split != "train":
-            return features, codes
-        return {name: (self._anew(name, unit, *stored), stored[1]) for name, stored in features.items()}, codes
+            return rows
+        whole = self.units(split)[unit]
+        anew = {name: (self._anew(name, whole, *stored), stored[1]) for name, stored in rows.features.items()}
+        return Vectors(anew, rows.codes)
 
     def _anew(self, name: str, unit: Unit, vectors: np.ndarray, present: np.ndarray) -> np.ndarray:
         encoder, engine = self._engines[name]
@@ -81,7 +83,7 @@ def run(rows: FeatureRows, epochs: int) -> Run:
         "modalities": {model.name: model.card["modality"] for model in rows.encoders},
         "classes": levels.classes,
     }
-    loop, done = HeadLoop(rows, recipe, levels, inputs, 0, 0, torch.device("cpu")), Trained(recipe.kinds[0])
+    loop, done = HeadLoop(Deal(rows), recipe, levels, inputs, 0, 0, torch.device("cpu")), Trained(recipe.kinds[0])
     for split in ("train", "fusion"):
         list(rows.read(split))  # models are loaded and the first read is over
     started = time.perf_counter()

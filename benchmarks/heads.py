@@ -27,6 +27,7 @@ from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.probe import fit_probe, unit
 from mmbatch.metrics import UNSCORED, f1_scores
 from mmbatch.models import newest_encoders
+from mmbatch.pipelines.dealing import Deal
 from mmbatch.pipelines.feature_rows import FeatureRows, as_tensors, rows_per_bucket
 from mmbatch.pipelines.head_loop import HeadLoop, Trained
 from mmbatch.pipelines.rows import training_labels
@@ -83,7 +84,7 @@ def _heads(rows: FeatureRows, levels: Levels, recipe: HeadRecipe) -> dict[str, M
     for share in (recipe.modality_dropout, 0.0):
         for kind in get_args(HeadKind):
             used = replace(recipe, modality_dropout=share)
-            loop = HeadLoop(rows, used, levels, inputs, rows.workspace.settings.seed, 0, torch.device("cpu"))
+            loop = HeadLoop(Deal(rows), used, levels, inputs, rows.workspace.settings.seed, 0, torch.device("cpu"))
             head = loop.run(Trained(kind), keep=lambda _: None)
             found[kind if share else f"{kind}, no modality dropout"] = partial(_by_head, head, levels)
     return found

@@ -31,6 +31,7 @@ from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.fusion.taxonomy_paths import Ints, LabelPath
 from mmbatch.metrics import hierarchical_scores, level_accuracies
 from mmbatch.models import Model
+from mmbatch.pipelines.dealing import Deal
 from mmbatch.pipelines.extract import extract, store_of
 from mmbatch.pipelines.feature_rows import FeatureRows, as_tensors, rows_per_bucket
 from mmbatch.pipelines.head_loop import HeadLoop, Trained
@@ -69,7 +70,7 @@ def trained(rows: FeatureRows, levels: Levels) -> FusionHead:
         "modalities": {model.name: "text"},
         "classes": levels.classes,
     }
-    return HeadLoop(rows, RECIPE, levels, inputs, 0, 0, torch.device("cpu")).run(
+    return HeadLoop(Deal(rows), RECIPE, levels, inputs, 0, 0, torch.device("cpu")).run(
         Trained("concatenation"), keep=lambda _: None
     )
 

@@ -16,7 +16,7 @@ from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.feature_store import FeatureStore
 from mmbatch.joined import joined_store, read_joined
 from mmbatch.models import Model, modalities_of
-from mmbatch.pipelines.dealing import Inputs
+from mmbatch.pipelines.dealing import CPU, Inputs
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.rows import Labels
 from mmbatch.predictor import HEAD_MODEL, Features
@@ -49,10 +49,7 @@ class Vectors:
     def inputs(self, chosen: np.ndarray, device: torch.device) -> Inputs:
         """Vectors float32 `[B, F]` and presence bool `[B]` of each encoder."""
         part = {name: (vectors[chosen], present[chosen]) for name, (vectors, present) in self.features.items()}
-        return (
-            {name: torch.from_numpy(vectors).to(device).float() for name, (vectors, _) in part.items()},
-            {name: torch.from_numpy(present).to(device) for name, (_, present) in part.items()},
-        )
+        return as_tensors(part, device)
 
 
 def rows_per_bucket(labels: Labels) -> dict[Split, dict[int, int]]:
@@ -160,3 +157,11 @@ class FeatureRows:
     def _bytes_per_row(self) -> int:
         joined = self.joined.card["width"] if self.joined else 0
         return 2 * (sum(self.widths.values()) + int(joined))
+
+
+def as_tensors(features: Features, device: torch.device = CPU) -> Inputs:
+    """Vectors as float32 and presence, as a fusion head takes them."""
+    return (
+        {name: torch.from_numpy(vectors).to(device).float() for name, (vectors, _) in features.items()},
+        {name: torch.from_numpy(present).to(device) for name, (_, present) in features.items()},
+    )

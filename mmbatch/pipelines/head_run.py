@@ -67,7 +67,7 @@ class HeadTask:
         """A worker's part in it."""
         place, seed = torch.device(device), self.rows.workspace.settings.seed
         rows = Deal(replace(self.rows, workers=workers), place)
-        tell = _silent if worker else self.lines.put if self.lines else say
+        tell = _silent if worker else say if self.lines is None else self.lines.put  # an empty queue is false
         return HeadLoop(rows, self.recipe, self.levels, self.inputs, seed, worker, place, tell)
 
 

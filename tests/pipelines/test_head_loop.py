@@ -95,3 +95,18 @@ def test_a_loss_that_is_no_number_stops_with_its_step(task: HeadTask) -> None:
     loop = replace(task, recipe=replace(RECIPE, learning_rate=1e30)).loop()
     with pytest.raises(InputError, match=r"concatenation head: loss is (nan|inf) in epoch 1, step \d+: lower learning"):
         loop.run(Trained("concatenation"), keep=lambda _: None)
+
+
+def test_the_first_worker_tells_how_far_it_is_and_the_others_are_silent(task: HeadTask) -> None:
+    class Lines(list[str]):
+        """As Ray's queue, false while it is empty."""
+
+        put = list.append
+
+    lines = Lines()
+    told = replace(task, recipe=replace(RECIPE, epochs=1), lines=lines)  # type: ignore[arg-type]
+    assert told.loop(worker=1, workers=2).tell("a line") is None
+    assert lines == []
+    told.loop().run(Trained("gated"), keep=lambda _: None)
+    assert lines[-1].startswith("head       gated")
+    assert "100%" in lines[-1]

@@ -9,6 +9,8 @@ from mmbatch.encoders import Encoder
 from mmbatch.encoders.image import TimmImage
 from mmbatch.encoders.ngram import NgramText
 from mmbatch.fusion.late import LateFusion
+from mmbatch.fusion.levels import Levels
+from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.models import Kind, Model, publish_model
 from mmbatch.predictor import EncoderPart, Predictor, Scorer
 from mmbatch.workspace import Workspace
@@ -37,12 +39,12 @@ def publish_models(workspace: Workspace) -> None:
         part.name: (rng.normal(size=(classes, part.width)).astype(np.float32), np.zeros(classes, np.float32))
         for part in parts
     }
-    scorer = Scorer(encoders=parts, classifiers=classifiers, head=None)
+    scorer = Scorer(encoders=parts, classifiers=classifiers, head=None, levels=Levels(Taxonomy(CATEGORIES)))
     vectors = {part.name: rng.normal(size=(FITTED_ROWS, part.width)).astype(np.float16) for part in parts}
     scores = scorer.scores({name: (rows, np.ones(FITTED_ROWS, bool)) for name, rows in vectors.items()})
     codes = np.arange(FITTED_ROWS) % classes
     late = LateFusion.fit(scores, codes, models=scorer.models, classes=classes, seed=0, threads=1)
-    _publish(workspace, "predictor", "predictor", Predictor(scorer=scorer, late_fusion=late, categories=CATEGORIES))
+    _publish(workspace, "predictor", "predictor", Predictor(scorer=scorer, late_fusion=late))
 
 
 def _publish(workspace: Workspace, kind: Kind, name: str, made: Encoder | Predictor, **card: object) -> Model:
