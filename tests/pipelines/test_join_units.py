@@ -13,13 +13,18 @@ from safetensors.numpy import load
 from mmbatch.catalog import Catalog
 from mmbatch.contents import joint_hashes
 from mmbatch.encoders import encode_sequences, load_encoder
+from mmbatch.errors import InputError
 from mmbatch.fusion.head import load_head
 from mmbatch.fusion.padding import pad_sequences
 from mmbatch.joined import joined_store, read_pairs
 from mmbatch.models import Model, fetch_model
 from mmbatch.pipelines.extract import together
+from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
 from mmbatch.pipelines.join_units import Join, JoinStages, rows_of_units
+from mmbatch.pipelines.rows import training_labels
 from mmbatch.pipelines.stress_joined import Variants
+from mmbatch.pipelines.train_late_fusion import train_late_fusion
+from mmbatch.predictor import HEAD_MODEL
 from mmbatch.stale import stale
 from mmbatch.tables import FileEntry
 from tests.stored_products import BUCKETS, NO_IMAGE, NO_TEXT, TWIN, Stored, write_products
@@ -170,3 +175,22 @@ def test_hashes_say_what_an_embedding_was_computed_from(stored: Stored) -> None:
     wanted = joint_hashes(keys["text_hash"], keys["image_hash"]).to_pylist()
     by_product = dict(zip(keys["product_id"].to_pylist(), wanted, strict=True))
     assert all(by_product[row["product_id"]] == row["content_hash"] for row in rows)
+
+
+def test_the_late_fusion_reads_the_embeddings_and_refuses_to_run_without_any(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = stored.head()
+    monkeypatch.setattr("mmbatch.pipelines.train_late_fusion.start_ray", pytest.fail)
+    with pytest.raises(InputError, match=f"{head.id}: found no joined embeddings, expected some: run jobs.extract_f"):
+        train_late_fusion(stored.workspace, stored.encoders, head)
+    join(stored, head)
+    labels, known = training_labels(Catalog(workspace=stored.workspace)), embeddings(stored, head)
+    read = (stored.workspace, stored.encoders, labels.categories, rows_per_bucket(labels))
+    ((features, codes),) = FeatureRows(*read, joined=head).read("train")
+    vectors, present = features[HEAD_MODEL]
+    assert vectors.shape == (len(codes), J)
+    wanted = {vector.tobytes() for vector in known.values()}
+    assert all(vector.tobytes() in wanted for vector in vectors[present])
+    assert present.sum() >= len(codes) - 1
+    assert [HEAD_MODEL in features for features, _ in FeatureRows(*read).read("train")] == [False]
