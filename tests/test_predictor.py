@@ -24,7 +24,14 @@ def predictor() -> Predictor:
     classifiers = {
         part.name: (rng.normal(size=(3, part.width)).astype(np.float32), np.zeros(3, np.float32)) for part in PARTS
     }
-    head = ConcatenationHead(widths={"img": 3, "txt": 2}, classes=[3], hidden=4, dropout=0.5).eval()
+    head = ConcatenationHead(
+        widths={"img": 3, "txt": 2},
+        modalities={"img": "image", "txt": "text"},
+        classes=[3],
+        hidden=4,
+        dropout=0.5,
+        modality_dropout=0.3,
+    ).eval()
     scorer = Scorer(encoders=PARTS, classifiers=classifiers, head=head, levels=Levels(Taxonomy(CATEGORIES)))
     scores = scorer.scores(features(60))
     late = LateFusion.fit(scores, np.arange(60) % 3, models=scorer.models, classes=3, seed=0, threads=1)
