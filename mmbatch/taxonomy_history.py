@@ -119,7 +119,7 @@ class TaxonomyHistory:
         self._refuse_gone(edits, before)
         after = TaxonomyVersion.of(before).edited(edits)
         if after.successors == TaxonomyVersion.of(before).successors:
-            raise InputError("taxonomy edits: every path stays what it is, expected at least one that changes")
+            raise InputError("taxonomy edits: no category changes, expected at least one edit that changes one")
         for path in after.taxonomy.paths:
             if len(path) > levels:
                 raise InputError(

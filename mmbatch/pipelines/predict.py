@@ -143,11 +143,11 @@ _LOADED: dict[str, Predictor] = {}
 
 
 def _loaded(model: Model, history: TaxonomyHistory) -> Predictor:
-    """The predictor of a stored model, loaded once per process."""
-    identity = history.identity(model.id)
-    if identity not in _LOADED:
-        _LOADED[identity] = load_predictor(model, history)
-    return _LOADED[identity]
+    """The predictor of a stored model, loaded once per process, workspace and version of its taxonomy."""
+    key = history.identity(model.uri)
+    if key not in _LOADED:
+        _LOADED[key] = load_predictor(model, history)
+    return _LOADED[key]
 
 
 def _predict_bucket(
