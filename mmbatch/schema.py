@@ -85,7 +85,7 @@ PREDICTIONS = pa.schema(
         ("top_probabilities", pa.list_(pa.float32())),  # of `top_categories`
         ("model_categories", pa.map_(pa.string(), pa.string())),  # model -> its own best category
         ("model_probabilities", pa.map_(pa.string(), pa.float32())),  # model -> its probability for that
-        ("predictor", pa.string()),  # name@fingerprint; once the taxonomy is edited: name@fingerprint+taxonomy-NNNNNN
+        ("predictor", pa.string()),  # name@fingerprint; with edits of the taxonomy: see docs/tables.md
         ("text_hash", pa.string()),  # inputs the prediction was made from; null: modality missing
         ("image_hash", pa.string()),
         ("quarantined", pa.list_(pa.string())),  # modalities that are missing because they are in quarantine, sorted

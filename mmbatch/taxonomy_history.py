@@ -6,6 +6,7 @@ they are compared. Names that are edited already they leave as they are, so that
 catalog, and a predictor that was trained on it, has: old ones, new ones or both.
 """
 
+import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,8 +66,9 @@ class TaxonomyHistory:
 
     @cached_property
     def name(self) -> str:
-        """Of the newest version: `taxonomy-000002`; empty before any edit."""
-        return f"taxonomy-{len(self.versions):06d}" if self.versions else ""
+        """Of the newest version, `taxonomy-000002@fingerprint`, of all edits up to it; empty before any edit."""
+        fingerprint = hashlib.sha256("".join(map(edits_to_json, self.versions)).encode()).hexdigest()
+        return f"taxonomy-{len(self.versions):06d}@{fingerprint[:12]}" if self.versions else ""
 
     def identity(self, predictor: str) -> str:
         """What decides: a predictor's `name@fingerprint`, and the version that it decides in, if there is one."""

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -31,8 +32,15 @@ def test_versions_come_back_in_order_and_name_what_decides(workspace: Workspace)
         written = empty.add(owned, COUCH).add(owned, NO_FAX | PARTS)
     found = TaxonomyHistory.read(workspace)
     assert found == written == TaxonomyHistory((COUCH, NO_FAX | PARTS))
-    assert (found.name, found.identity("p@1")) == ("taxonomy-000002", "p@1+taxonomy-000002")
+    assert re.fullmatch("taxonomy-000002@[0-9a-f]{12}", found.name)
+    assert found.identity("p@1") == f"p@1+{found.name}"
     assert read_edits(workspace.path("taxonomy", "000001.json")) == COUCH
+
+
+def test_other_edits_are_another_version_though_its_number_is_the_same() -> None:
+    names = {TaxonomyHistory(versions).name for versions in ((COUCH,), (NO_FAX,), (COUCH, NO_FAX), (PARTS, NO_FAX))}
+    assert len(names) == 4
+    assert TaxonomyHistory((COUCH, NO_FAX)).name == TaxonomyHistory((dict(COUCH), dict(NO_FAX))).name
 
 
 def test_a_version_is_written_once_and_by_the_run_whose_turn_it_is(workspace: Workspace) -> None:
@@ -121,7 +129,7 @@ def test_a_model_that_no_edit_touches_is_what_it_was() -> None:
 
 
 def test_a_model_of_which_nothing_is_left_is_refused() -> None:
-    with pytest.raises(InputError, match="taxonomy-000001: every category of the model is removed"):
+    with pytest.raises(InputError, match=r"taxonomy-000001@\w+: every category of the model is removed"):
         TaxonomyHistory((NO_FAX,)).version_of(Taxonomy((("Fax",),)))
 
 
