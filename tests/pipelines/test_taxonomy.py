@@ -293,14 +293,16 @@ def test_a_report_is_found_until_the_tree_is_edited_and_reads_older_predictions_
     assert second["counts"]["table"] == first["counts"]["table"]
 
 
-def test_a_product_in_review_is_scored_as_wrong_in_every_table(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("parts", [(("c",), ("d",)), (("a", "c"), ("a", "d"))], ids=["review", "common parent"])
+def test_a_split_category_counts_alike_in_every_table(
+    parts: Any, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_cards(workspace)
     monkeypatch.setattr(evaluate_module, "write_report", lambda uri, evaluation: uri)
     model = publish_predictor(workspace, tmp_path / "p")
-    add_edits(workspace, {("a", "x"): (("c",), ("d",)), ("b", "x"): (("b", "z"),)}, source="e.json")
+    add_edits(workspace, {("a", "x"): parts, ("b", "x"): (("b", "z"),)}, source="e.json")
     predict(workspace, model)
+    assert {None, "a"} & {row["category"] for row in published(workspace).values()}
     after = evaluated(workspace, model)
     [whole] = [row for row in after["stress"] if row["input"] == "all"]
     assert whole == {"input": "all"} | {name: after["late fusion", "test"][name] for name in ("rows", "macro", "micro")}
