@@ -81,7 +81,7 @@ def test_versions_are_listed_and_the_same_file_adds_no_other(edited: Path) -> No
     assert (again.returncode, again.stderr) == (0, "taxonomy   version 1 holds these edits already\n")
     listed = run_job("taxonomy", *flags)
     assert listed.stdout.splitlines() == [
-        "version  edits    moved    split  removed",
+        "version    edits    moved    split  removed",
         "      1        4        3        0        1",
         f"{int(found[1]) - 2} categories now",
     ]
