@@ -13,6 +13,8 @@ from mmbatch.catalog import Catalog
 from mmbatch.encoders import encode
 from mmbatch.encoders.ngram import NgramText
 from mmbatch.fusion.late import LateFusion
+from mmbatch.fusion.levels import Levels
+from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.metrics import UNSCORED, f1_scores
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.ingest import ingest
@@ -35,10 +37,10 @@ def predictor() -> Predictor:
     probes = {
         part.name: (rng.normal(size=(3, part.width)).astype(np.float32), np.zeros(3, np.float32)) for part in parts
     }
-    scorer = Scorer(encoders=parts, classifiers=probes, head=None)
+    scorer = Scorer(encoders=parts, classifiers=probes, head=None, levels=Levels(Taxonomy(CATEGORIES)))
     scores = scorer.scores(stored(60))
     late = LateFusion.fit(scores, np.arange(60) % 3, models=scorer.models, classes=3, seed=0, threads=1)
-    return Predictor(scorer=scorer, late_fusion=late, categories=CATEGORIES)
+    return Predictor(scorer=scorer, late_fusion=late)
 
 
 def features(rows: int, width: int, *, seed: int, absent: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
