@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -16,10 +16,16 @@ from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.probe import unit
 from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.fusion.taxonomy_paths import LabelPath
+from mmbatch.fusion.taxonomy_version import TaxonomyVersion
+from mmbatch.models import Model, fetch_model
 from mmbatch.schema import Modality
+from mmbatch.storage import filesystem_of
+from mmbatch.taxonomy_history import TaxonomyHistory
 
 HEAD_MODEL = "fusion-head"
 """Name of the head among the models whose scores the late fusion joins."""
+
+_CONTENT = "predictor.json"
 
 Features = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Encoder name -> vectors float16 `[N, width]` and presence bool `[N]`; under `HEAD_MODEL` the stored joined embeddings
@@ -102,11 +108,16 @@ class Predictor:
 
     scorer: Scorer
     late_fusion: LateFusion
+    version: TaxonomyVersion | None = None
+    """Of the taxonomy that the predictor was trained on; None: it decides for the categories that it was trained on."""
 
     @property
     def categories(self) -> tuple[LabelPath, ...]:
-        """Category paths, root first, sorted; a class code is an index into it."""
-        return self.scorer.levels.taxonomy.paths
+        """What can be decided for: paths, root first, sorted; a class code is an index into it.
+
+        Category paths, where they are edited also inner nodes and `REVIEW` (`TaxonomyVersion.decisions`).
+        """
+        return self.version.decisions if self.version else self.scorer.levels.taxonomy.paths
 
     def save(self, folder: Path) -> None:
         """Write the predictor's files."""
@@ -124,12 +135,12 @@ class Predictor:
             "joined": self.scorer.joined,
             "categories": self.categories,
         }
-        (folder / "predictor.json").write_text(json.dumps(content, ensure_ascii=False))
+        (folder / _CONTENT).write_text(json.dumps(content, ensure_ascii=False))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a predictor that `save` wrote; its head is in `eval()` mode."""
-        content = json.loads((folder / "predictor.json").read_text())
+        content = json.loads((folder / _CONTENT).read_text())
         encoders = tuple(EncoderPart(**part) for part in content["encoders"])
         arrays = load_file(folder / "classifiers.safetensors")
         classifiers = {part.name: (arrays[f"{part.name}.weight"], arrays[f"{part.name}.bias"]) for part in encoders}
@@ -145,13 +156,48 @@ class Predictor:
             late_fusion=load_late_fusion(folder),
         )
 
-    def predict(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of every model, float32 `[N, M, C]`, and the joined probabilities, float32 `[N, C]`.
+    def edited(self, history: TaxonomyHistory) -> Self:
+        """This predictor, deciding in the newest version of its taxonomy; itself where no edit touches its categories.
 
-        Every product must have at least one vector.
+        `InputError` where none of its categories is left.
+        """
+        taxonomy = self.scorer.levels.taxonomy
+        version = history.version_of(taxonomy)
+        return self if version == TaxonomyVersion.of(taxonomy) else replace(self, version=version)
+
+    def predict(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of `categories` by every model, float32 `[N, M, C]`, and joined, float32 `[N, C]`.
+
+        Every product must have at least one vector. The late fusion joins the scores of the categories that it was
+        trained on; edits come after it.
         """
         scores = self.scorer.scores(features)
-        return scores, self.late_fusion.predict(scores)
+        joined = self.late_fusion.predict(scores)
+        if self.version is None:
+            return scores, joined
+        by_model = [_decided(self.version, scores[:, model]) for model in range(scores.shape[1])]
+        return np.stack(by_model, axis=1), _decided(self.version, joined)
+
+
+def load_predictor(model: Model, history: TaxonomyHistory) -> Predictor:
+    """A stored predictor, deciding in the workspace's newest taxonomy."""
+    return Predictor.load(fetch_model(model)).edited(history)
+
+
+def stored_categories(model: Model) -> tuple[LabelPath, ...]:
+    """The category paths that a stored predictor was trained on, without loading it."""
+    filesystem, root = filesystem_of(model.uri)
+    content = json.loads(filesystem.cat_file(f"{root}/{_CONTENT}"))
+    return tuple(map(tuple, content["categories"]))
+
+
+def _decided(version: TaxonomyVersion, probabilities_NP: np.ndarray) -> np.ndarray:
+    """Probabilities of the decisions, float32 `[N, D]`; NaN where a product has no score."""
+    scored = ~np.isnan(probabilities_NP[:, 0])
+    found = np.full((len(probabilities_NP), len(version.decisions)), np.nan, np.float32)
+    with np.errstate(divide="ignore"):  # of a probability of 0
+        found[scored] = np.exp(version.log_probs(np.log(probabilities_NP[scored])))
+    return found
 
 
 def _levels(head: FusionHead | None, taxonomy: Taxonomy) -> Levels:

@@ -80,14 +80,14 @@ SEQUENCES = pa.schema(
 PREDICTIONS = pa.schema(
     [
         ("product_id", pa.string()),
-        ("label", pa.list_(pa.string())),  # predicted category path, root first
-        ("category", pa.string()),  # the same path as one string, levels joined by PATH_SEPARATOR
+        ("label", pa.list_(pa.string())),  # predicted category path, root first; null: to be reviewed
+        ("category", pa.string()),  # the same path as one string, levels joined by PATH_SEPARATOR; null: as `label`
         ("confidence", pa.float32()),  # probability of `label`, 0..1
-        ("top_categories", pa.list_(pa.string())),  # best first
+        ("top_categories", pa.list_(pa.string())),  # best first; null: to be reviewed
         ("top_probabilities", pa.list_(pa.float32())),  # of `top_categories`
         ("model_categories", pa.map_(pa.string(), pa.string())),  # model -> its own best category
         ("model_probabilities", pa.map_(pa.string(), pa.float32())),  # model -> its probability for that
-        ("predictor", pa.string()),  # name@fingerprint
+        ("predictor", pa.string()),  # name@fingerprint; with edits of the taxonomy: see docs/tables.md
         ("text_hash", pa.string()),  # inputs the prediction was made from; null: modality missing
         ("image_hash", pa.string()),
         ("quarantined", pa.list_(pa.string())),  # modalities that are missing because they are in quarantine, sorted

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -124,6 +125,9 @@ def create_file(uri: str, content: bytes) -> None:
     file, which is recognised by a token in its metadata.
     """
     filesystem, path = filesystem_of(uri)
+    if is_local(uri):
+        _create_local(Path(path), content)
+        return
     if not is_s3(uri):
         filesystem.pipe_file(path, content, mode="create")
         return
@@ -142,6 +146,16 @@ def create_file(uri: str, content: bytes) -> None:
         if owner is not None:
             break
     raise FileExistsError(f"{uri}: exists")
+
+
+def _create_local(path: Path, content: bytes) -> None:
+    """A process that is killed here leaves the whole file or none: it gets its name when it is written."""
+    unnamed = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        unnamed.write_bytes(content)
+        path.hardlink_to(unnamed)
+    finally:
+        unnamed.unlink(missing_ok=True)
 
 
 def probe_conditional_put(uri: str) -> None:

@@ -10,8 +10,8 @@ Schedule = Literal["linear", "cosine", "constant"]
 """How a rate goes from its peak to zero after the warm-up; `constant` stays at the peak."""
 
 MODALITY_DROPOUT = 0.3
-"""Share of the products with several inputs that lose one of them in a training step: else, in a catalog where nearly
-every product has every input, what stands for a missing one would stay as it was initialised."""
+"""Share of the products with several modalities that lose one of them in a training step: else, in a catalog where
+nearly every product has all, what stands for a missing one would stay as it was initialised."""
 
 HeadKind = Literal["addition", "concatenation", "cross-attention", "gated", "simple"]
 """Keys of `mmbatch.fusion.head.HEADS`."""
@@ -122,7 +122,7 @@ class HeadRecipe:
     dropout: float
     """Dropped share of the joined embedding."""
     modality_dropout: float = MODALITY_DROPOUT
-    """Share of the products with several inputs that lose one of them in a training step."""
+    """Share of the products with several modalities that lose one of them in a training step."""
     level_weights: tuple[float, ...] = ()
     """As in `Training`."""
     epochs: int

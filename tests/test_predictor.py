@@ -13,6 +13,7 @@ from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.pipelines.predict import TOP_K, prediction_table
 from mmbatch.predictor import EncoderPart, Predictor, Scorer
+from mmbatch.taxonomy_history import TaxonomyHistory
 
 CATEGORIES = (("a",), ("b", "c"), ("b", "d"))
 PARTS = (EncoderPart(id="img@1", modality="image", width=3), EncoderPart(id="txt@2", modality="text", width=2))
@@ -25,7 +26,14 @@ def predictor() -> Predictor:
     classifiers = {
         part.name: (rng.normal(size=(3, part.width)).astype(np.float32), np.zeros(3, np.float32)) for part in PARTS
     }
-    head = ConcatenationHead(widths={"img": 3, "txt": 2}, classes=[3], hidden=4, dropout=0.5).eval()
+    head = ConcatenationHead(
+        widths={"img": 3, "txt": 2},
+        modalities={"img": "image", "txt": "text"},
+        classes=[3],
+        hidden=4,
+        dropout=0.5,
+        modality_dropout=0.3,
+    ).eval()
     scorer = Scorer(encoders=PARTS, classifiers=classifiers, head=head, levels=Levels(Taxonomy(CATEGORIES)))
     scores = scorer.scores(features(60))
     late = LateFusion.fit(scores, np.arange(60) % 3, models=scorer.models, classes=3, seed=0, threads=1)
@@ -114,3 +122,54 @@ def test_prediction_rows_agree_with_the_scores(predictor: Predictor) -> None:
         assert models["txt"] == " > ".join(CATEGORIES[scores[i, 1].argmax()])
         assert dict(row["model_probabilities"])["txt"] == scores[i, 1].max()
     assert rows["image_hash"].to_pylist() == ["i", None, "i", "i"]
+
+
+def keys_of(rows: int) -> pa.Table:
+    ids = [f"p{row}" for row in range(rows)]
+    return pa.table({"product_id": ids, "text_hash": ["t"] * rows, "image_hash": ["i"] * rows, "bucket": [0] * rows})
+
+
+def test_edits_come_after_the_late_fusion(predictor: Predictor) -> None:
+    edits = {("a",): (("b", "c"),), ("b", "d"): (("e",),)}
+    given = features(20, without_image=(3,))
+    edited = predictor.edited(TaxonomyHistory((edits,)))
+    assert edited.categories == (("b", "c"), ("e",))
+    for before, after in zip(predictor.predict(given), edited.predict(given), strict=True):
+        assert after.dtype == np.float32
+        np.testing.assert_allclose(after[..., 0], before[..., 0] + before[..., 1], rtol=1e-5)
+        np.testing.assert_allclose(after[..., 1], before[..., 2], rtol=1e-5)
+
+
+def test_where_a_category_is_removed_the_others_compete(predictor: Predictor) -> None:
+    _, before = predictor.predict(features(20))
+    _, after = predictor.edited(TaxonomyHistory(({("a",): ()},))).predict(features(20))
+    np.testing.assert_allclose(after, before[:, 1:] / before[:, 1:].sum(axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_a_model_that_is_sure_of_a_removed_category_says_nothing_worse_than_a_tie(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LateFusion, "predict", lambda *_: np.array([[1, 0, 0]], np.float32))
+    _, after = predictor.edited(TaxonomyHistory(({("a",): ()},))).predict(features(1))
+    np.testing.assert_allclose(after, [[0.5, 0.5]])
+
+
+def test_edits_of_other_categories_change_no_bit(predictor: Predictor) -> None:
+    edited = predictor.edited(TaxonomyHistory(({("z",): ()}, {("y",): (("x",),)})))
+    assert edited is predictor
+    assert predictor.edited(TaxonomyHistory()) is predictor
+
+
+def test_what_nothing_in_the_tree_can_take_has_no_category(predictor: Predictor) -> None:
+    split = TaxonomyHistory(({("a",): (("f",), ("g",))},))
+    given = features(40, without_image=(1,))
+    before = prediction_table(keys_of(40), given, predictor).to_pylist()
+    after = prediction_table(keys_of(40), given, predictor.edited(split)).to_pylist()
+    assert {row["category"] for row in before} > {"a"}
+    for old, new in zip(before, after, strict=True):
+        review = old["category"] == "a"
+        assert (new["category"], new["label"]) == ((None, None) if review else (old["category"], old["label"]))
+        assert new["top_categories"] == [None if name == "a" else name for name in old["top_categories"]]
+        assert new["confidence"] == pytest.approx(old["confidence"], rel=1e-5)
+        expected = {model: None if name == "a" else name for model, name in old["model_categories"]}
+        assert dict(new["model_categories"]) == expected

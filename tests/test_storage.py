@@ -69,6 +69,7 @@ def test_a_local_file_is_created_once(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         create_file(f"{tmp_path}/f", b"2")
     assert (tmp_path / "f").read_bytes() == b"1"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
     probe_conditional_put(str(tmp_path))
 
 

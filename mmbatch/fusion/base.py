@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmbatch.errors import InputError
+from mmbatch.schema import MODALITIES, Modality
 
 WEIGHTS_FILE = "head.safetensors"
 CONFIG_FILE = "head.json"
@@ -41,6 +42,7 @@ class FusionHead(nn.Module, ABC):
         self,
         *,
         widths: Mapping[str, int],
+        modalities: Mapping[str, Modality],
         classes: Sequence[int],
         dropout: float,
         modality_dropout: float,
@@ -50,23 +52,31 @@ class FusionHead(nn.Module, ABC):
 
         Args:
             widths: name of each input -> width F of its embedding.
+            modalities: name of each input -> what its encoder reads.
             classes: number of classes of each level, root first.
             dropout: share of the joined embedding that is dropped in training, 0..1.
-            modality_dropout: share of the products with several inputs that lose a random one of them in each training
-                step, 0..1.
+            modality_dropout: share of the products with several modalities that lose a random one of them, with all of
+                its inputs, in each training step, 0..1.
             own: the other arguments of the kind's constructor, for `config`; JSON-serialisable.
 
         Raises:
-            InputError: there is no input or no class, or a number is out of its range.
+            InputError: there is no input or no class, an input has no known modality, or a number is out of its range.
         """
         super().__init__()
         self.widths, self.classes, self.own = dict(sorted(widths.items())), tuple(classes), own
+        self.modalities = dict(sorted(modalities.items()))
         self.modality_dropout = modality_dropout
         if not self.widths:
             raise InputError(f"the {self.kind} head needs at least one input, found none")
         for name, width in self.widths.items():
             if width < 1:
                 raise InputError(f"input {name!r} of the {self.kind} head: found width {width}, expected 1 or more")
+        if list(self.modalities) != list(self.widths):
+            found, expected = list(self.modalities), list(self.widths)
+            raise InputError(f"modalities of the {self.kind} head: found inputs {found}, expected {expected}")
+        for name, modality in self.modalities.items():
+            if modality not in MODALITIES:
+                raise InputError(f"modality of input {name!r}: found {modality!r}, expected one of {list(MODALITIES)}")
         if not self.classes or min(self.classes) < 1:
             raise InputError(
                 f"classes of the {self.kind} head: found {list(self.classes)}, expected 1 or more on each level"
@@ -117,6 +127,7 @@ class FusionHead(nn.Module, ABC):
         return {
             "kind": self.kind,
             "widths": self.widths,
+            "modalities": self.modalities,
             "classes": list(self.classes),
             "dropout": self.dropout.p,
             "modality_dropout": self.modality_dropout,
@@ -131,11 +142,11 @@ class FusionHead(nn.Module, ABC):
         (folder / CONFIG_FILE).write_text(json.dumps(self.config(), indent=2) + "\n")
 
     def _left(self, masks: list[Tensor]) -> list[Tensor]:
-        """Presence of each input, `[B]` or `[B, T]`; in training, without the inputs that are hidden."""
+        """Presence of each input, `[B]` or `[B, T]`; in training, without the modalities that are hidden."""
         if not self.training or not self.modality_dropout:
             return masks
         present_BM = torch.stack([mask if mask.ndim == 1 else mask.any(dim=1) for mask in masks], dim=1)
-        left_MB = hide_one(present_BM, share=self.modality_dropout).unbind(dim=1)
+        left_MB = hide_one(present_BM, list(self.modalities.values()), share=self.modality_dropout).unbind(dim=1)
         return [
             mask & (left_B if mask.ndim == 1 else left_B.unsqueeze(1))
             for mask, left_B in zip(masks, left_MB, strict=True)
@@ -159,9 +170,13 @@ class FusionHead(nn.Module, ABC):
                 raise ValueError(f"input {name!r}: found present of type {mask.dtype}, expected torch.bool")
 
 
-def hide_one(present_BM: Tensor, *, share: float) -> Tensor:
-    """Presence `[B, M]` after `share` of the products that have several inputs have lost a random one of them."""
-    chosen_B = torch.rand(present_BM.shape, device=present_BM.device).masked_fill(~present_BM, -1.0).argmax(dim=1)
-    hit_B = torch.rand(len(present_BM), device=present_BM.device) < share
-    lost_BM = nn.functional.one_hot(chosen_B, present_BM.shape[1]).bool() & hit_B.unsqueeze(1)
-    return torch.where(present_BM.sum(dim=1, keepdim=True) > 1, present_BM & ~lost_BM, present_BM)
+def hide_one(present_BM: Tensor, modalities: Sequence[Modality], *, share: float) -> Tensor:
+    """Presence `[B, M]` after `share` of the products that have several modalities have lost a random one of them.
+
+    A whole modality goes, as it does from a catalog: with one of two text encoders hidden, the other still reads.
+    """
+    of_KM = torch.tensor([[one == kind for one in modalities] for kind in MODALITIES], device=present_BM.device)
+    has_BK = (present_BM.unsqueeze(1) & of_KM).any(dim=2)
+    chosen_B = torch.rand(has_BK.shape, device=present_BM.device).masked_fill(~has_BK, -1.0).argmax(dim=1)
+    hit_B = (torch.rand(len(present_BM), device=present_BM.device) < share) & (has_BK.sum(dim=1) > 1)
+    return present_BM & ~(of_KM[chosen_B] & hit_B.unsqueeze(1))

@@ -126,15 +126,14 @@ class CrossAttentionHead(FusionHead):
         """
         super().__init__(
             widths=widths,
+            modalities=modalities,
             classes=classes,
             dropout=dropout,
             modality_dropout=modality_dropout,
-            modalities=dict(sorted(modalities.items())),
             blocks=blocks,
             heads=heads,
         )
         self.text_width = TextWidth(kind=self.kind, widths=self.widths, modalities=modalities)
-        self.modalities = [modalities[name] for name in self.widths]
         width = self.text_width.width
         self._check_blocks(blocks=blocks, heads=heads, width=width)
         self.text_blocks, self.image_blocks = (
@@ -163,7 +162,7 @@ class CrossAttentionHead(FusionHead):
         return joined_BJ
 
     def _check_blocks(self, *, blocks: int, heads: int, width: int) -> None:
-        if "image" not in self.modalities:
+        if "image" not in self.modalities.values():
             raise InputError(f"the {self.kind} head needs an image input, found texts only: {list(self.widths)}")
         if blocks < 1:
             raise InputError(f"blocks of the {self.kind} head: found {blocks}, expected 1 or more")
@@ -174,7 +173,7 @@ class CrossAttentionHead(FusionHead):
             )
 
     def _positions(self, modality: Modality, values: Sequence[Tensor], masks: Sequence[Tensor]) -> "_Positions":
-        own = [i for i, found in enumerate(self.modalities) if found == modality]
+        own = [i for i, found in enumerate(self.modalities.values()) if found == modality]
         return _Positions(
             values=torch.cat([values[i] for i in own], dim=1),
             filled=torch.cat([_filled(masks[i]) for i in own], dim=1),

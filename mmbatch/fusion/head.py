@@ -26,15 +26,9 @@ __all__ = [
     "load_head",
 ]
 
-ALIKE: Mapping[str, type[FusionHead]] = {head.kind: head for head in (ConcatenationHead, GatedHead)}
-"""Kinds to which an image is an input like any other."""
-
-BY_MODALITY: Mapping[str, type[FusionHead]] = {
-    head.kind: head for head in (AdditionHead, CrossAttentionHead, SimpleHead)
+HEADS: Mapping[str, type[FusionHead]] = {
+    head.kind: head for head in (AdditionHead, ConcatenationHead, CrossAttentionHead, GatedHead, SimpleHead)
 }
-"""Kinds that also take `modalities`."""
-
-HEADS: Mapping[str, type[FusionHead]] = {**ALIKE, **BY_MODALITY}
 """Every kind of head -> its class."""
 
 
@@ -58,9 +52,7 @@ def build_head(
     Raises:
         InputError: there is no such kind, or it does not take these arguments.
     """
-    if kind in BY_MODALITY:
-        arguments["modalities"] = modalities
-    return _construct(kind, {**arguments, "widths": widths, "classes": classes})
+    return _construct(kind, {**arguments, "widths": widths, "modalities": modalities, "classes": classes})
 
 
 def load_head(folder: Path) -> FusionHead:

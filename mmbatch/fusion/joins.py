@@ -33,6 +33,7 @@ class ConcatenationHead(FusionHead):
         self,
         *,
         widths: Mapping[str, int],
+        modalities: Mapping[str, Modality],
         classes: Sequence[int],
         hidden: int,
         dropout: float,
@@ -44,7 +45,12 @@ class ConcatenationHead(FusionHead):
             InputError: as `FusionHead`, or `hidden` is below 1.
         """
         super().__init__(
-            widths=widths, classes=classes, dropout=dropout, modality_dropout=modality_dropout, hidden=hidden
+            widths=widths,
+            modalities=modalities,
+            classes=classes,
+            dropout=dropout,
+            modality_dropout=modality_dropout,
+            hidden=hidden,
         )
         _check_hidden(self.kind, hidden)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.widths.values())
@@ -82,17 +88,13 @@ class AdditionHead(FusionHead):
         dropout: float,
         modality_dropout: float = MODALITY_DROPOUT,
     ) -> None:
-        """Make an untrained head; `modalities` says what each input's encoder reads, the rest is in `FusionHead`.
+        """Make an untrained head; the arguments are those of `FusionHead`.
 
         Raises:
             InputError: as `FusionHead` and `TextWidth`.
         """
         super().__init__(
-            widths=widths,
-            classes=classes,
-            dropout=dropout,
-            modality_dropout=modality_dropout,
-            modalities=dict(sorted(modalities.items())),
+            widths=widths, modalities=modalities, classes=classes, dropout=dropout, modality_dropout=modality_dropout
         )
         self.text_width = TextWidth(kind=self.kind, widths=self.widths, modalities=modalities)
         self.classifier = nn.Linear(self.text_width.width, sum(self.classes))
@@ -124,17 +126,13 @@ class SimpleHead(FusionHead):
         dropout: float,
         modality_dropout: float = MODALITY_DROPOUT,
     ) -> None:
-        """Make an untrained head; `modalities` says what each input's encoder reads, the rest is in `FusionHead`.
+        """Make an untrained head; the arguments are those of `FusionHead`.
 
         Raises:
             InputError: as `FusionHead` and `TextWidth`.
         """
         super().__init__(
-            widths=widths,
-            classes=classes,
-            dropout=dropout,
-            modality_dropout=modality_dropout,
-            modalities=dict(sorted(modalities.items())),
+            widths=widths, modalities=modalities, classes=classes, dropout=dropout, modality_dropout=modality_dropout
         )
         self.text_width = TextWidth(kind=self.kind, widths=self.widths, modalities=modalities)
         joined = len(self.widths) * self.text_width.width
@@ -167,6 +165,7 @@ class GatedHead(FusionHead):
         self,
         *,
         widths: Mapping[str, int],
+        modalities: Mapping[str, Modality],
         classes: Sequence[int],
         hidden: int,
         dropout: float,
@@ -178,7 +177,12 @@ class GatedHead(FusionHead):
             InputError: as `FusionHead`, or `hidden` is below 1.
         """
         super().__init__(
-            widths=widths, classes=classes, dropout=dropout, modality_dropout=modality_dropout, hidden=hidden
+            widths=widths,
+            modalities=modalities,
+            classes=classes,
+            dropout=dropout,
+            modality_dropout=modality_dropout,
+            hidden=hidden,
         )
         _check_hidden(self.kind, hidden)
         sizes = self.widths.values()

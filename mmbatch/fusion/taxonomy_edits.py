@@ -55,28 +55,45 @@ def check_edits(edits: Edits, *, paths: Iterable[LabelPath]) -> None:
     inner = {node[:-1] for node in nodes}
     for old, new in edits.items():
         if old not in nodes:
-            raise InputError(f"taxonomy edits: old path {_shown(old)!r} is unknown, expected a path of the taxonomy")
+            raise InputError(f"taxonomy edits: old path {shown(old)!r} is unknown, expected a path of the taxonomy")
         if not all(path and all(path) for path in new):
-            raise InputError(f"taxonomy edits: {_shown(old)!r} gets an empty new path, expected a name on every level")
-        _refuse_twice(new, f"taxonomy edits: {_shown(old)!r}: new path")
+            raise InputError(f"taxonomy edits: {shown(old)!r} gets an empty new path, expected a name on every level")
+        _refuse_twice(new, f"taxonomy edits: {shown(old)!r}: new path")
         if len(new) > 1 and old in inner:
             raise InputError(
-                f"taxonomy edits: {_shown(old)!r} is split but has categories below it, which would have "
+                f"taxonomy edits: {shown(old)!r} is split but has categories below it, which would have "
                 f"{len(new)} parents; expected an edit of each of them instead"
             )
     try:
         TopologicalSorter({old: [path for path in new if path != old] for old, new in edits.items()}).prepare()
     except CycleError as error:
-        cycle = " -> ".join(repr(_shown(path)) for path in reversed(error.args[1]))
+        cycle = " -> ".join(repr(shown(path)) for path in reversed(error.args[1]))
         raise InputError(f"taxonomy edits: cycle {cycle}; expected edits one after the other, in two files") from None
 
 
 def moved(path: LabelPath, edits: Edits) -> tuple[LabelPath, ...]:
-    """What becomes of a path: the edit of its deepest edited node is applied; the path itself where none is edited."""
+    """What becomes of a path: the edit of its deepest edited node is applied; the path itself where none is edited.
+
+    A path that is below its node, and at or below one of the node's new paths, is there already and stays.
+    """
     for depth in range(len(path), 0, -1):
         if path[:depth] in edits:
-            return tuple(new + path[depth:] for new in edits[path[:depth]])
+            new_paths = edits[path[:depth]]
+            if depth < len(path) and any(path[: len(new)] == new for new in new_paths):
+                return (path,)
+            return tuple(new + path[depth:] for new in new_paths)
     return (path,)
+
+
+def edits_to_json(edits: Edits) -> str:
+    """The text of a JSON file of these edits, as `read_edits` reads it."""
+    content = {shown(old): [shown(path) for path in new] or None for old, new in edits.items()}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def shown(path: LabelPath) -> str:
+    """A path as one string, as files of edits and messages have it."""
+    return PATH_SEPARATOR.join(path)
 
 
 def _from_json(text: str, uri: str) -> list[tuple[str, list[str]]]:
@@ -119,7 +136,7 @@ def _edits(pairs: list[tuple[str, list[str]]], uri: str) -> dict[LabelPath, tupl
     edits = [(_path(old, uri), tuple(_path(path, uri) for path in new)) for old, new in pairs]
     _refuse_twice((old for old, _ in edits), f"{uri}: old path")
     for old, new in edits:
-        _refuse_twice(new, f"{uri}: {_shown(old)!r}: new path")
+        _refuse_twice(new, f"{uri}: {shown(old)!r}: new path")
     return dict(edits)
 
 
@@ -133,8 +150,4 @@ def _path(text: str, uri: str) -> LabelPath:
 def _refuse_twice(paths: Iterable[LabelPath], what: str) -> None:
     (path, times), *_ = Counter(paths).most_common(1) or [((), 0)]
     if times > 1:
-        raise InputError(f"{what} {_shown(path)!r} appears {times} times, expected once")
-
-
-def _shown(path: LabelPath) -> str:
-    return PATH_SEPARATOR.join(path)
+        raise InputError(f"{what} {shown(path)!r} appears {times} times, expected once")

@@ -4,7 +4,7 @@ Nothing is trained or encoded again: decisions are a pure function of the stored
 Shapes: N products, P category paths of the model's taxonomy, D decisions.
 """
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -15,7 +15,7 @@ import numpy as np
 from mmbatch.errors import InputError
 from mmbatch.fusion.taxonomy import Floats, Scores, Taxonomy, normalised, row_blocks
 from mmbatch.fusion.taxonomy_edits import Edits, check_edits, moved
-from mmbatch.fusion.taxonomy_paths import Ints, LabelPath, paths_from_json
+from mmbatch.fusion.taxonomy_paths import Ints, LabelPath
 
 REVIEW: LabelPath = ()
 """Decision for a product that no node of the tree can take before a model is trained on it: it stays in review."""
@@ -41,21 +41,6 @@ class TaxonomyVersion:
         """The version before any edit: every path of the model's taxonomy is what it was."""
         return cls(tuple((path,) for path in taxonomy.paths))
 
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The version that `to_json` wrote; `InputError` where the text is something else."""
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"taxonomy version: not JSON: {error}") from error
-        if not isinstance(content, list):
-            raise InputError(f"taxonomy version: found {type(content).__name__}, expected a list of lists of paths")
-        return cls(tuple(paths_from_json(paths, where="taxonomy version") for paths in content))
-
-    def to_json(self) -> str:
-        """JSON list of the successors: equal text for equal versions."""
-        return json.dumps(self.successors, ensure_ascii=False)
-
     def edited(self, edits: Edits) -> Self:
         """The next version, by edits of this one's tree.
 
@@ -78,7 +63,7 @@ class TaxonomyVersion:
     @cached_property
     def decisions(self) -> tuple[LabelPath, ...]:
         """Paths that can be decided for, sorted: category paths, inner nodes for splits, and `REVIEW`, the first."""
-        return tuple(sorted({_common(paths) for paths in self.successors if paths}))
+        return tuple(sorted({common_ancestor(paths) for paths in self.successors if paths}))
 
     def log_probs(self, path_log_probs: Floats) -> Scores:
         """Log-probabilities of the decisions, float32 `[N, D]`.
@@ -115,12 +100,12 @@ class TaxonomyVersion:
         Those of removed paths come first, before the first decision's.
         """
         code = {path: index for index, path in enumerate(self.decisions)}
-        decision = np.array([code[_common(paths)] if paths else -1 for paths in self.successors], np.int64)
+        decision = np.array([code[common_ancestor(paths)] if paths else -1 for paths in self.successors], np.int64)
         columns = np.argsort(decision, kind="stable")
         return columns, np.searchsorted(decision[columns], np.arange(len(code)))
 
 
-def _common(paths: tuple[LabelPath, ...]) -> LabelPath:
+def common_ancestor(paths: Sequence[LabelPath]) -> LabelPath:
     """Deepest common ancestor of some paths; the path itself where there is one, `REVIEW` where there is none."""
     together = takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False))
     return tuple(names[0] for names in together)

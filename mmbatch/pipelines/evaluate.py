@@ -16,17 +16,20 @@ import pyarrow.compute as pc
 
 from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
+from mmbatch.fusion.taxonomy import Taxonomy
+from mmbatch.fusion.taxonomy_edits import shown
 from mmbatch.metrics import confusion, f1_scores, per_class
 from mmbatch.models import Model, open_model
 from mmbatch.pipelines.level_scores import level_rows
 from mmbatch.pipelines.stress import stress
 from mmbatch.predictions import Predictions
-from mmbatch.predictor import HEAD_MODEL
+from mmbatch.predictor import HEAD_MODEL, stored_categories
 from mmbatch.progress import say
 from mmbatch.quarantine import quarantine_table
 from mmbatch.reports.evaluation import SINGLE, Evaluation, Example, Role, ScoreRow, table_text, write_report
 from mmbatch.runs import Run, last_run
 from mmbatch.schema import SPLITS, Split
+from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Workspace
 
 PUBLISHED = "late fusion"
@@ -39,10 +42,14 @@ EXAMPLES = 6
 def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float] | None = None) -> dict[str, Any]:
     """Score what is published on every split and write the report to `reports/<run>/` in the workspace.
 
+    Labels and predictions are compared by the names that the taxonomy's newest version has for them. A labelled product
+    whose category was removed, or split into several, is left out of the scores, and counted.
+
     Returns:
         Ledger entry with the rows of the table and of the stress table, and the report's URI.
     """
-    settings = {"predictor": predictor.id}
+    history = TaxonomyHistory.read(workspace)
+    settings = {"predictor": history.identity(predictor.id)}
     version = Predictions(workspace=workspace).table.version()
     previous = last_run(workspace, "evaluate")
     if previous and previous["settings"] == settings and previous["versions"] == {"predictions": version}:
@@ -51,10 +58,10 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
     catalog = Catalog(workspace=workspace)
     run = Run(workspace=workspace, job="evaluate", settings=settings)
     models = tuple(predictor.card["models"])
-    rows = _scored(catalog, models)
+    rows, left_out = _in_the_tree(_scored(catalog, models, history))
     if not (rows["split"] == "test").any():
         raise InputError(f"--workspace {workspace.uri}: no published prediction of a labelled test product to score")
-    known = set(open_model(workspace, kind="encoder", model_id=predictor.card["encoders"][0]).card["categories"])
+    known = {shown(path) for path in history.version_of(Taxonomy(stored_categories(predictor))).decisions if path}
     classes = tuple(sorted(known | set(rows["gold"])))
     codes = {name: _codes(rows[name], classes) for name in ("gold", PUBLISHED, *models)}
     test = (rows["split"] == "test").to_numpy()
@@ -67,7 +74,7 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
     )
     evaluation = Evaluation(
         workspace=workspace.uri,
-        predictor=predictor.id,
+        predictor=settings["predictor"],
         run_id=run.run_id,
         classes=classes,
         table=table,
@@ -75,7 +82,7 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
         per_class={
             name: per_class(codes["gold"][test], codes[name][test], classes=len(classes)) for name in _compared(table)
         },
-        counts=_counts(catalog, rows),
+        counts=_counts(catalog, rows, left_out),
         late_fusion=predictor.card["late_fusion"],
         levels=level_rows(
             classes, {name: codes[name][test] for name in (*models, PUBLISHED)}, gold=codes["gold"][test]
@@ -96,8 +103,11 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
     return run.finish(counts, {"predictions": version})
 
 
-def _scored(catalog: Catalog, models: Sequence[str]) -> pd.DataFrame:
-    """One row per labelled product: id, bucket, split, gold category, and what each model says (None: nothing)."""
+def _scored(catalog: Catalog, models: Sequence[str], history: TaxonomyHistory) -> pd.DataFrame:
+    """One row per labelled product: id, bucket, split, gold category, and what each model says (None: nothing).
+
+    Categories have their present names; a gold category is None where it was removed or split.
+    """
     predictions = Predictions(workspace=catalog.workspace)
     parts = []
     for bucket in range(catalog.workspace.settings.buckets):
@@ -116,7 +126,18 @@ def _scored(catalog: Catalog, models: Sequence[str]) -> pd.DataFrame:
             rows = rows.append_column(name, column)
         parts.append(rows)
     frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+    for name in ("gold", PUBLISHED, *models):
+        frame[name] = frame[name].map(history.current(frame[name].dropna().unique()))
     return frame
+
+
+def _in_the_tree(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The rows that have a gold category, and how many have none in the edited tree."""
+    gone = rows["gold"].isna()
+    left_out = int(gone.sum())
+    if left_out:
+        say(f"evaluate   left out {left_out:,} labelled products, whose category was removed or split")
+    return rows[~gone], left_out
 
 
 def _codes(categories: pd.Series, classes: Sequence[str]) -> np.ndarray:
@@ -144,13 +165,14 @@ def _compared(table: Sequence[ScoreRow]) -> list[str]:
     return [*(best[role].model for role in sorted(best)), PUBLISHED]
 
 
-def _counts(catalog: Catalog, rows: pd.DataFrame) -> dict[str, int]:
+def _counts(catalog: Catalog, rows: pd.DataFrame, left_out: int) -> dict[str, int]:
     keys = catalog.keys()
     reasons = Counter(quarantine_table(catalog.workspace).read(["reason"])["reason"].to_pylist())
     return {
         "products": keys.num_rows,
-        "labelled": len(rows),
-        "unlabelled": keys.num_rows - len(rows),
+        "labelled": len(rows) + left_out,
+        **({"labelled, category removed or split": left_out} if left_out else {}),
+        "unlabelled": keys.num_rows - len(rows) - left_out,
         "without image": keys["image_hash"].null_count,
         "without text": keys["text_hash"].null_count,
         **{f"quarantined: {reason}": count for reason, count in sorted(reasons.items())},

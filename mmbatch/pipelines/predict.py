@@ -13,16 +13,17 @@ from mmbatch import schema
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.failpoints import reach
 from mmbatch.feature_store import FeatureStore
+from mmbatch.fusion.taxonomy_edits import shown
 from mmbatch.joined import read_joined
-from mmbatch.models import Model, fetch_model
+from mmbatch.models import Model
 from mmbatch.pipelines.cluster import remove_folder, start_ray, stream
 from mmbatch.predictions import Predictions, marks
-from mmbatch.predictor import HEAD_MODEL, Features, Predictor
+from mmbatch.predictor import HEAD_MODEL, Features, Predictor, load_predictor
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table, rejected_parts
 from mmbatch.runs import Run, record, tie_out
-from mmbatch.schema import PATH_SEPARATOR
 from mmbatch.tables import FileEntry
+from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Workspace
 
 TOP_K = 5
@@ -42,7 +43,11 @@ class Outdated(NamedTuple):
 
 
 def outdated(workspace: Workspace, predictor: Model) -> Outdated:
-    """Compare catalog and published predictions bucket by bucket, by keys and hashes alone."""
+    """Compare catalog and published predictions bucket by bucket, by keys and hashes alone.
+
+    A prediction stands while its inputs, its predictor and the version of the taxonomy are the same.
+    """
+    identity = TaxonomyHistory.read(workspace).identity(predictor.id)
     catalog, predictions = Catalog(workspace=workspace), Predictions(workspace=workspace)
     quarantine = quarantine_table(workspace).snapshot()
     per_bucket: dict[int, int] = {}
@@ -50,7 +55,7 @@ def outdated(workspace: Workspace, predictor: Model) -> Outdated:
     for bucket in range(workspace.settings.buckets):
         keys = catalog.keys([bucket])
         rejected = rejected_parts(quarantine, bucket)
-        found = predictions.outdated(keys, predictor=predictor.id, buckets=[bucket], rejected=rejected)
+        found = predictions.outdated(keys, predictor=identity, buckets=[bucket], rejected=rejected)
         counts.update(products=keys.num_rows, unchanged=found.unchanged, removed=found.removed)
         if found.keys.num_rows or found.removed:
             per_bucket[bucket] = found.keys.num_rows
@@ -64,13 +69,14 @@ def predict(workspace: Workspace, predictor: Model) -> dict[str, Any]:
         Ledger entry; its counts tie out: products = unchanged + predicted + unpredictable.
     """
     _settle_earlier_runs(workspace)
-    run = Run(workspace=workspace, job="predict", settings={"predictor": predictor.id})
+    history = TaxonomyHistory.read(workspace)
+    run = Run(workspace=workspace, job="predict", settings={"predictor": history.identity(predictor.id)})
     buckets, counts = outdated(workspace, predictor)
     if not buckets:
         say("predict    every prediction stands")
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": dict(counts, predicted=0)}
     start_ray()
-    counts["predicted"] = _stage(workspace, predictor, buckets, run.run_id)
+    counts["predicted"] = _stage(workspace, predictor, history, buckets, run.run_id)
     counts["unpredictable"] = sum(buckets.values()) - counts["predicted"]
     tie_out("predict", counts["products"], {k: counts[k] for k in ("unchanged", "predicted", "unpredictable")})
     if counts["predicted"] or counts["removed"]:
@@ -94,13 +100,15 @@ def _versions(workspace: Workspace) -> dict[str, int]:
     return {"predictions": predictions.table.version(), "catalog": catalog.table.version()}
 
 
-def _stage(workspace: Workspace, predictor: Model, per_bucket: dict[int, int], run_id: str) -> int:
+def _stage(
+    workspace: Workspace, predictor: Model, history: TaxonomyHistory, per_bucket: dict[int, int], run_id: str
+) -> int:
     """Write the predictions of this run to its staged table; returns how many."""
     staged, progress = (
         Predictions(workspace=workspace).staged(run_id),
         Progress("predict", sum(per_bucket.values()), "products"),
     )
-    work = partial(_predict_bucket, workspace=workspace, model=predictor, run_id=run_id)
+    work = partial(_predict_bucket, workspace=workspace, model=predictor, history=history, run_id=run_id)
     entries = []
     for done in stream([{"bucket": bucket} for bucket in per_bucket], work):
         entries += [FileEntry(**entry) for entry in done["entries"]]
@@ -135,24 +143,27 @@ def _merge_bucket(row: dict[str, Any], *, workspace: Workspace, run_id: str) -> 
 _LOADED: dict[str, Predictor] = {}
 
 
-def _loaded(model: Model) -> Predictor:
-    """The predictor of a stored model, loaded once per process."""
-    if model.id not in _LOADED:
-        _LOADED[model.id] = Predictor.load(fetch_model(model))
-    return _LOADED[model.id]
+def _loaded(model: Model, history: TaxonomyHistory) -> Predictor:
+    """The predictor of a stored model, loaded once per process, workspace and version of its taxonomy."""
+    key = history.identity(model.uri)
+    if key not in _LOADED:
+        _LOADED[key] = load_predictor(model, history)
+    return _LOADED[key]
 
 
-def _predict_bucket(row: dict[str, Any], *, workspace: Workspace, model: Model, run_id: str) -> list[dict[str, Any]]:
-    bucket, predictor = row["bucket"], _loaded(model)
+def _predict_bucket(
+    row: dict[str, Any], *, workspace: Workspace, model: Model, history: TaxonomyHistory, run_id: str
+) -> list[dict[str, Any]]:
+    bucket, identity, predictor = row["bucket"], history.identity(model.id), _loaded(model, history)
     predictions = Predictions(workspace=workspace)
     keys = Catalog(workspace=workspace).keys([bucket])
     rejected = rejected_parts(quarantine_table(workspace).snapshot(), bucket)
-    keys = predictions.outdated(keys, predictor=model.id, buckets=[bucket], rejected=rejected).keys
+    keys = predictions.outdated(keys, predictor=identity, buckets=[bucket], rejected=rejected).keys
     parts = [
         _predict_rows(keys.slice(start, ROWS), predictor, workspace, bucket) for start in range(0, keys.num_rows, ROWS)
     ]
     rows = pa.concat_tables([schema.PREDICTIONS.empty_table(), *parts])
-    same = {name: pa.repeat(value, rows.num_rows) for name, value in (("predictor", model.id), ("run_id", run_id))}
+    same = {name: pa.repeat(value, rows.num_rows) for name, value in (("predictor", identity), ("run_id", run_id))}
     columns = {name: rows[name] for name in rows.schema.names} | same | {"quarantined": marks(rows, rejected)}
     rows = pa.table(columns, schema=schema.PREDICTIONS)
     staged = predictions.staged(run_id)
@@ -180,10 +191,13 @@ def _predict_rows(keys: pa.Table, predictor: Predictor, workspace: Workspace, bu
 
 
 def prediction_table(keys: pa.Table, features: Features, predictor: Predictor) -> pa.Table:
-    """Predictions of products by `Catalog.keys`: `schema.PREDICTIONS`; `predictor`, `quarantined`, `run_id` null."""
+    """Predictions of products by `Catalog.keys`: `schema.PREDICTIONS`; `predictor`, `quarantined`, `run_id` null.
+
+    A product that stays in review (`REVIEW`) has neither label nor category, as does that decision among others.
+    """
     scores_NMC, joined_NC = predictor.predict(features)
-    paths = pa.array(predictor.categories, pa.list_(pa.string()))
-    names = pa.array([PATH_SEPARATOR.join(path) for path in predictor.categories])
+    paths = pa.array([path or None for path in predictor.categories], pa.list_(pa.string()))
+    names = pa.array([shown(path) or None for path in predictor.categories], pa.string())
     k = min(TOP_K, joined_NC.shape[1])
     top_NK = np.argsort(-joined_NC, axis=1, kind="stable")[:, :k]
     offsets = pa.array(np.arange(0, (len(top_NK) + 1) * k, k, dtype=np.int32))

@@ -22,16 +22,18 @@ from safetensors.numpy import save as save_arrays
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.encoders import encode_prepared, engine_for, load_encoder
 from mmbatch.encoders.product_text import product_texts
+from mmbatch.fusion.taxonomy_version import REVIEW
 from mmbatch.metrics import UNSCORED, f1_scores
 from mmbatch.models import Model, fetch_model, modalities_of, open_model, reads_sequences
 from mmbatch.pipelines.cluster import processors, run_task, start_ray, stream
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.rows import by_bucket
 from mmbatch.pipelines.stress_joined import Embeddings, joined_variants
-from mmbatch.predictor import HEAD_MODEL, Features, Predictor
+from mmbatch.predictor import HEAD_MODEL, Features, Predictor, load_predictor
 from mmbatch.progress import say
 from mmbatch.reports.evaluation import StressRow
 from mmbatch.schema import PATH_SEPARATOR, Modality
+from mmbatch.taxonomy_history import TaxonomyHistory
 
 LIMIT = 2_000
 """Test products in the table: the standard error of a share of them is at most 1.1 points."""
@@ -61,7 +63,7 @@ def stress(catalog: Catalog, predictor: Model, rows: pd.DataFrame) -> tuple[Stre
         catalog: whose content is read, of the sample only.
         predictor: the stored predictor.
         rows: labelled products, at least one of them a test product: `product_id`, `bucket`, `split`, `text_hash`,
-            `image_hash`, and `gold`, the category.
+            `image_hash`, and `gold`, the category, as the taxonomy's newest version has it.
     """
     sample = draw(rows, seed=catalog.workspace.settings.seed, limit=LIMIT)
     say(f"stress     {len(sample):,} test products with parts removed")
@@ -77,8 +79,8 @@ def stress(catalog: Catalog, predictor: Model, rows: pd.DataFrame) -> tuple[Stre
         head = open_model(catalog.workspace, kind="head", model_id=head_id)
         if reads_sequences(head):
             joined = joined_variants(catalog.pinned(), head, models, sample, VARIANTS)
-    gold = sample["gold"].tolist()
-    table: tuple[StressRow, ...] = run_task(_score, predictor, arrays, joined, modalities_of(models), gold)
+    history, gold = TaxonomyHistory.read(catalog.workspace), sample["gold"].tolist()
+    table: tuple[StressRow, ...] = run_task(_score, predictor, history, arrays, joined, modalities_of(models), gold)
     return table
 
 
@@ -139,12 +141,17 @@ def variants(stored: Features, titles: Features, modalities: Mapping[str, Modali
 
 
 def predicted(features: Features, predictor: Predictor) -> np.ndarray:
-    """Class code of each product by late fusion, int64 `[N]`; `UNSCORED` where no encoder has a vector."""
+    """Class code of each product by late fusion, int64 `[N]`.
+
+    `UNSCORED` where no encoder has a vector, and where the product stays in review.
+    """
     usable = np.any([present for _, present in features.values()], axis=0)
     codes = np.full(len(usable), UNSCORED, np.int64)
     if usable.any():
         _, joined = predictor.predict({name: (v[usable], present[usable]) for name, (v, present) in features.items()})
         codes[usable] = joined.argmax(axis=1)
+        if predictor.categories[0] == REVIEW:
+            codes[codes == 0] = UNSCORED
     return codes
 
 
@@ -207,6 +214,7 @@ def _encode(model: Model, texts: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def _score(
     predictor: Model,
+    history: TaxonomyHistory,
     arrays: Mapping[str, Mapping[str, np.ndarray]],
     joined: Mapping[str, Embeddings],
     modalities: Mapping[str, Modality],
@@ -222,7 +230,7 @@ def _score(
     found = variants(stored, titles, modalities)
     if joined:
         found = {name: {**features, HEAD_MODEL: joined[name]} for name, features in found.items()}
-    return score(found, Predictor.load(fetch_model(predictor)), gold)
+    return score(found, load_predictor(predictor, history), gold)
 
 
 def _equal(one: Features, other: Features) -> bool:

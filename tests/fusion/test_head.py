@@ -164,15 +164,17 @@ def test_no_product_loses_its_only_input(kind: str):
     assert torch.equal(head.train()(features, present), head.eval()(features, present))
 
 
-def test_a_hidden_input_is_one_that_the_product_has():
-    present_BM = torch.tensor([[True, False, True]]).repeat(1000, 1)
+def test_a_hidden_modality_is_one_of_several_and_goes_whole():
+    """Of two texts and an image: both texts go, or the image; and nothing where there are texts only."""
     torch.manual_seed(0)
-    left_BM = hide_one(present_BM, share=0.3)
-    assert not left_BM[:, 1].any()
-    assert left_BM.any(dim=1).all()
-    assert left_BM[:, 0].float().mean() == pytest.approx(0.85, abs=0.05)
-    assert left_BM[:, 2].float().mean() == pytest.approx(0.85, abs=0.05)
-    assert (hide_one(present_BM, share=1.0).sum(dim=1) == 1).all()
+    present_BM = torch.tensor([[True, True, True], [True, True, False], [True, False, True]]).repeat(1000, 1)
+    left_BM = hide_one(present_BM, ["text", "text", "image"], share=0.3).reshape(1000, 3, 3)
+    rows = [{tuple(left) for left in left_BM[:, kind].tolist()} for kind in range(3)]
+    assert rows[0] == {(True, True, True), (False, False, True), (True, True, False)}
+    assert rows[1] == {(True, True, False)}
+    assert rows[2] == {(True, False, True), (False, False, True), (True, False, False)}
+    assert left_BM[:, 0, 0].float().mean() == pytest.approx(0.85, abs=0.05)
+    assert left_BM[:, 0, 2].float().mean() == pytest.approx(0.85, abs=0.05)
 
 
 @every_kind

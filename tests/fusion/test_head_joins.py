@@ -113,7 +113,7 @@ def test_the_head_of_the_paper_has_its_sizes():
     addition = make_head("addition", widths=sizes, modalities=modalities, classes=[27])
     assert addition.classifier.weight.shape == (27, 768)
     assert [name for name, _ in addition.text_width.projections.named_parameters()] == ["2.weight", "2.bias"]
-    concatenation = make_head("concatenation", widths=sizes, hidden=768, classes=[27])
+    concatenation = make_head("concatenation", widths=sizes, modalities=modalities, hidden=768, classes=[27])
     assert concatenation.classifier.weight.shape == (27, 3 * 768)
     kakao = make_head(
         "simple",

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mmbatch.errors import InputError
-from mmbatch.fusion.taxonomy_edits import check_edits, moved, read_edits
+from mmbatch.fusion.taxonomy_edits import check_edits, edits_to_json, moved, read_edits
 
 PATHS = (("Home", "Sofa"), ("Home", "Lamp"), ("Toys",), ("Fax",))
 EDITS = {("Home", "Sofa"): (("Home", "Couch"),), ("Toys",): (("Games",), ("Dolls",)), ("Fax",): ()}
@@ -100,3 +100,16 @@ def test_the_deepest_edited_node_decides():
     assert moved(("Home", "Sofa", "Bed"), edits) == (("Couch", "Bed"),)
     assert moved(("Toys",), edits) == (("Toys",),)
     assert moved(("Home", "Lamp"), {("Home",): ()}) == ()
+
+
+def test_a_path_that_is_there_already_stays():
+    edits = {("Home",): (("Home", "Indoors"),), ("Toys",): (("Toys",), ("Toys", "Dolls"))}
+    assert moved(("Home", "Lamp"), edits) == (("Home", "Indoors", "Lamp"),)
+    assert moved(("Home", "Indoors", "Lamp"), edits) == (("Home", "Indoors", "Lamp"),)
+    assert moved(("Toys",), edits) == (("Toys",), ("Toys", "Dolls"))
+    assert moved(("Toys", "Dolls"), edits) == (("Toys", "Dolls"),)
+
+
+def test_written_edits_are_read_again(tmp_path):
+    for edits in (EDITS, {}, {("소파",): (("가구", "소파"),)}):
+        assert read_edits(written(tmp_path, "again.json", edits_to_json(edits))) == edits

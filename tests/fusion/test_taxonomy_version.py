@@ -135,22 +135,6 @@ def test_impossible_paths_never_make_nan():
     np.testing.assert_allclose(np.exp(version.log_probs(scores)), [[0.5, 0.5], [1, 0]], rtol=1e-6)
 
 
-def test_json_round_trip():
-    version = START.edited({("Fax",): (), ("Home", "Sofa"): (("Couch",), ("Home", "소파"))})
-    again = TaxonomyVersion.from_json(version.to_json())
-    assert again == version
-    np.testing.assert_array_equal(again.log_probs(SCORES), version.log_probs(SCORES))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("[", "not JSON"), ("{}", "found dict"), ("[3]", "found int"), ('[["a"]]', "found label path 'a'")],
-)
-def test_json_of_something_else_is_refused(text, message):
-    with pytest.raises(InputError, match=f"^taxonomy version: .*{message}"):
-        TaxonomyVersion.from_json(text)
-
-
 def test_scores_of_another_model_are_refused():
     for scores in (SCORES[:, :3], SCORES[0]):
         with pytest.raises(ValueError, match="log-probabilities of paths: found"):
