@@ -4,8 +4,9 @@
 would: nothing is flushed, nothing is cleaned up. `MMBATCH_FAILPOINT=encode:<content hash>` ends every process that
 checks (`check`, at ingest), prepares (`prepare`) or encodes (`encode`) that one content, as a record that crashes a
 decoder would. `MMBATCH_FAILPOINT=step:20` ends a training worker before its 20th step, `head.epoch:3` one that has
-finished its third epoch of a head. Workers get the variables of the job that they work for. A process that ends itself
-first adds a line to the file that `MMBATCH_FAILPOINT_LOG` names, if it is set.
+finished its third epoch of a head, `head.trained` a job whose heads are trained on Ray Train and not stored. Workers
+get the variables of the job that they work for. A process that ends itself first adds a line to the file that
+`MMBATCH_FAILPOINT_LOG` names, if it is set.
 """
 
 import hashlib

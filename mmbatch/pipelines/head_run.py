@@ -129,13 +129,18 @@ def _worker(config: dict[str, Any]) -> None:
     done = _read(checkpoint, device=loop.device) if checkpoint else {}
     with tempfile.TemporaryDirectory() as name:
         train_kinds(task, loop, Path(name), done=done, keep=_report if not worker else lambda _: ray.train.report({}))
+        _save(done, Path(name))  # whoever is killed before the head is stored begins here again
         ray.train.report({}, checkpoint=None if worker else Checkpoint.from_directory(name))
 
 
 def _report(done: Mapping[HeadKind, Trained]) -> None:
     with tempfile.TemporaryDirectory() as name:
-        torch.save({kind: vars(trained) for kind, trained in done.items()}, Path(name) / STATE)
+        _save(done, Path(name))
         ray.train.report({}, checkpoint=Checkpoint.from_directory(name))
+
+
+def _save(done: Mapping[HeadKind, Trained], folder: Path) -> None:
+    torch.save({kind: vars(trained) for kind, trained in done.items()}, folder / STATE)
 
 
 def _read(checkpoint: Checkpoint, *, device: torch.device) -> dict[HeadKind, Trained]:

@@ -14,13 +14,14 @@ import torch
 
 from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
+from mmbatch.failpoints import reach
 from mmbatch.fusion.head import HEADS, build_head, load_head
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.selection import Standing
 from mmbatch.models import Model, digest_of, find_model, publish_model
 from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, run_task, start_ray
 from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
-from mmbatch.pipelines.head_run import OUTCOME, HeadTask, train_kinds, train_on_workers
+from mmbatch.pipelines.head_run import OUTCOME, STATE, HeadTask, train_kinds, train_on_workers
 from mmbatch.pipelines.keep_sequences import Shape, keep_sequences, shape_of
 from mmbatch.pipelines.rows import Labels, training_labels
 from mmbatch.pipelines.sequence_rows import SequenceRows, draw
@@ -129,7 +130,9 @@ def _train_here(task: HeadTask) -> Model:
 def _train_on_workers(task: HeadTask, workers: tuple[int, int] | None) -> Model:
     crew, storage = crew_of(workers), task.rows.workspace.path("tmp", f"head-{task.digest[:16]}")
     say(f"head       {crew.describe()}")
-    with train_on_workers(task, crew, storage=storage).as_directory() as folder:
+    checkpoint = train_on_workers(task, crew, storage=storage)
+    reach("head.trained")
+    with checkpoint.as_directory() as folder:
         model = _publish(task, Path(folder))
     remove_folder(storage)
     return model
@@ -139,6 +142,7 @@ def _publish(task: HeadTask, folder: Path) -> Model:
     """Store the best head; all but its standing among the others decides its output."""
     outcome = json.loads((folder / OUTCOME).read_text())
     (folder / OUTCOME).unlink()
+    (folder / STATE).unlink(missing_ok=True)  # of a run on Ray Train
     of_sequences = {"width": load_head(folder).classifier.in_features, "sequence_widths": task.rows.widths}
     return publish_model(
         task.rows.workspace,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,8 @@ def test_a_run_whose_worker_dies_again_and_again_says_so_and_goes_on_when_starte
     assert "head: worker 0 died 3 times" in killed.stderr
     assert killed.returncode != 0
     assert list((tmp_path / "killed" / "tmp").glob("head-*/run/checkpoint_*"))
+    trained = run("killed", **{VARIABLE: "head.trained"})
+    assert trained.returncode == -signal.SIGKILL, trained.stderr
     again = run("killed")
     outcomes = [
         json.loads(line.removeprefix("OUTCOME "))
