@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmbatch import schema
+from mmbatch.errors import InputError
 from mmbatch.schema import Content
 from mmbatch.tables import FileEntry, Table
 from mmbatch.workspace import Workspace
@@ -67,3 +68,21 @@ class FeatureStore:
         array = column.combine_chunks()
         data = np.frombuffer(array.buffers()[1], dtype="<f2", offset=array.offset * 2 * self.width)
         return data[: len(array) * self.width].reshape(len(array), self.width)
+
+
+def require_features(workspace: Workspace, encoders: Collection[str]) -> None:
+    """Refuse to go on without the features of an encoder (`name@fingerprint`): its products would seem to lack them.
+
+    One that nothing in the catalog is for may have none, where there are features of others.
+
+    Raises:
+        InputError: features of another fingerprint of its name are stored in its place, or none of any of them.
+    """
+    stored = {uri.rpartition("/")[2] for uri in workspace.tables() if uri.startswith(workspace.path("features", ""))}
+    for encoder in sorted(set(encoders) - stored):
+        others = sorted(name for name in stored if name.split("@")[0] == encoder.split("@")[0])
+        if others or not stored & set(encoders):
+            found = ", ".join(others) or "none of any encoder"
+            raise InputError(
+                f"{workspace.path('features', encoder)}: not there, found {found}: run jobs.extract_features first"
+            )

@@ -2,7 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmbatch.feature_store import FeatureStore
+from mmbatch.errors import InputError
+from mmbatch.feature_store import FeatureStore, require_features
 from mmbatch.workspace import Settings, Workspace
 
 
@@ -35,3 +36,13 @@ def test_vectors_of_another_width_or_dtype_are_refused(store: FeatureStore) -> N
         store.write(pa.array(["a"]), pa.array(["h"]), np.zeros((1, 2), np.float16), bucket=0)
     with pytest.raises(ValueError, match="float32"):
         store.write(pa.array(["a"]), pa.array(["h"]), np.zeros((1, 3), np.float32), bucket=0)
+
+
+def test_features_of_another_fingerprint_are_refused_by_name(store: FeatureStore) -> None:
+    with pytest.raises(InputError, match=r"/features/e@1: not there, found none of any encoder: run jobs.extract"):
+        require_features(store.workspace, ["e@1"])
+    put(store, [("a", "h1", 0)], "run")
+    require_features(store.workspace, ["e@1"])
+    with pytest.raises(InputError, match=r"/features/e@2: not there, found e@1: run jobs.extract_features first"):
+        require_features(store.workspace, ["e@2"])
+    require_features(store.workspace, ["e@1", "image@1"])  # nothing in the catalog may be for that one

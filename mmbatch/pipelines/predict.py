@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from mmbatch import schema
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.failpoints import reach
-from mmbatch.feature_store import FeatureStore
+from mmbatch.feature_store import FeatureStore, require_features
 from mmbatch.fusion.taxonomy_edits import shown
 from mmbatch.joined import read_joined
 from mmbatch.models import Model
@@ -67,6 +67,9 @@ def predict(workspace: Workspace, predictor: Model) -> dict[str, Any]:
 
     Returns:
         Ledger entry; its counts tie out: products = unchanged + predicted + unpredictable.
+
+    Raises:
+        InputError: the features of one of the predictor's encoders are not stored.
     """
     _settle_earlier_runs(workspace)
     history = TaxonomyHistory.read(workspace)
@@ -75,6 +78,7 @@ def predict(workspace: Workspace, predictor: Model) -> dict[str, Any]:
     if not buckets:
         say("predict    every prediction stands")
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": dict(counts, predicted=0)}
+    require_features(workspace, predictor.card["encoders"])
     start_ray()
     counts["predicted"] = _stage(workspace, predictor, history, buckets, run.run_id)
     counts["unpredictable"] = sum(buckets.values()) - counts["predicted"]

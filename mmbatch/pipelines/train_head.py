@@ -15,6 +15,7 @@ import torch
 from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
 from mmbatch.failpoints import reach
+from mmbatch.feature_store import require_features
 from mmbatch.fusion.head import HEADS, build_head, load_head
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.selection import Standing
@@ -51,7 +52,8 @@ def train_head(
         The stored head; None where there is one encoder and one level only, and so nothing to join.
 
     Raises:
-        InputError: a kind does not suit the encoders, the recipe not the categories, or training cannot go on.
+        InputError: an encoder's features are not stored, a kind does not suit the encoders, the recipe not the
+            categories, or training cannot go on.
     """
     labels = training_labels(Catalog(workspace=workspace))
     levels = Levels.of(labels.taxonomy, recipe.level_weights)
@@ -65,6 +67,7 @@ def train_head(
     if found := find_model(workspace, kind="head", name=HEAD_MODEL, recipe=digest):
         say(f"head       found {found.id}")
         return found
+    require_features(workspace, [model.id for model in encoders])
     shapes = {model.name: shape_of(model) for model in encoders} if recipe.sequences else {}
     task = HeadTask(_rows(workspace, encoders, labels, recipe, shapes), levels, recipe, digest)
     _check_kinds(task)

@@ -13,6 +13,7 @@ import numpy as np
 
 from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
+from mmbatch.feature_store import require_features
 from mmbatch.fusion.head import load_head
 from mmbatch.fusion.late import LateFusion
 from mmbatch.fusion.levels import Levels
@@ -35,7 +36,8 @@ def train_late_fusion(workspace: Workspace, encoders: Sequence[Model], head: Mod
     """Fit the late fusion on the fusion rows' scores and store the predictor, unless the workspace holds it already.
 
     Raises:
-        InputError: the head reads sequences, and none of its joined embeddings is stored.
+        InputError: an encoder's features are not stored, or the head reads sequences and none of its joined embeddings
+            is.
     """
     labels = training_labels(Catalog(workspace=workspace))
     made_from = [workspace.settings.seed, identity_of(encoders, labels), head.id if head else None, INVERSE_STRENGTH]
@@ -43,6 +45,7 @@ def train_late_fusion(workspace: Workspace, encoders: Sequence[Model], head: Mod
     if found := find_model(workspace, kind="predictor", name=PREDICTOR, recipe=digest):
         say(f"late       found {found.id}")
         return found
+    require_features(workspace, [model.id for model in encoders])
     joined = head if head and reads_sequences(head) else None
     if joined and not (table := joined_store(workspace, joined).table).rows():
         raise InputError(f"{table.uri}: found no joined embeddings, expected some: run jobs.extract_features first")

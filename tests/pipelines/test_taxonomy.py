@@ -75,7 +75,7 @@ def publish_predictor(workspace: Workspace, folder: Path, *, paths: tuple[tuple[
     late = LateFusion.fit(scores, codes, models=scorer.models, classes=len(paths), seed=0, threads=1)
     folder.mkdir()
     Predictor(scorer=scorer, late_fusion=late).save(folder)
-    card = {"encoders": [part.id for part in parts], "models": scorer.models, "late_fusion": {}}
+    card = {"encoders": [part.id for part in parts], "head": None, "models": scorer.models, "late_fusion": {}}
     files = sorted(path.name for path in folder.iterdir())
     return publish_model(
         workspace, kind="predictor", name="predictor", folder=folder, identity=files, recipe=str(paths), card=card
