@@ -40,6 +40,7 @@ def categories(workspace: Path) -> Counter[str]:
     return Counter(rows["category"].to_pylist())
 
 
+@pytest.mark.slow
 def test_edits_decide_anew_without_an_encoder_and_are_scored(finished: Finished, edited: Path) -> None:
     before, flags = categories(edited), ("--workspace", edited)
     planned = run_json("taxonomy", *flags, "--edits", edited.parent / "edits.csv", "--dry-run")["work"]

@@ -52,6 +52,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.mark.slow
 def test_workers_of_ray_train_learn_what_one_process_learns(workspace: Workspace, local_ray: None) -> None:
+    folder = Path(workspace.path("features"))
+    before = {path: path.read_bytes() for path in folder.rglob("*.parquet")}
     alone = train_head(workspace, encoders(workspace), recipe=RECIPE)
     assert alone is not None
     assert alone.card["kind_of_head"] in RECIPE.kinds
@@ -63,6 +65,7 @@ def test_workers_of_ray_train_learn_what_one_process_learns(workspace: Workspace
     assert shared is not None
     assert shared.card["metrics"]["macro_f1"] == pytest.approx(alone.card["metrics"]["macro_f1"], abs=0.1)
     assert shared.card["metrics"]["macro_f1"] > 0.75
+    assert {path: path.read_bytes() for path in folder.rglob("*.parquet")} == before  # frozen is frozen
     assert not Path(workspace.path("tmp")).exists() or not list(Path(workspace.path("tmp")).iterdir())
 
 
