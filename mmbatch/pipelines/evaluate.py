@@ -5,7 +5,7 @@ workers, for the sample of the stress table only.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -66,12 +66,7 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
     codes = {name: _codes(rows[name], classes) for name in ("gold", PUBLISHED, *models)}
     test = (rows["split"] == "test").to_numpy()
     roles = _roles(workspace, predictor)
-    table = tuple(
-        _score(codes, name, roles[name], split, (rows["split"] == split).to_numpy())
-        for name in (*models, PUBLISHED)
-        for split in SPLITS
-        if (rows["split"] == split).any()
-    )
+    table = tuple(_scores(codes, (*models, PUBLISHED), roles, rows["split"].to_numpy()))
     evaluation = Evaluation(
         workspace=workspace.uri,
         predictor=settings["predictor"],
@@ -142,6 +137,15 @@ def _in_the_tree(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 def _codes(categories: pd.Series, classes: Sequence[str]) -> np.ndarray:
     return np.asarray(pd.Index(classes).get_indexer(pd.Index(categories)), dtype=np.int64)
+
+
+def _scores(
+    codes: Mapping[str, np.ndarray], models: Sequence[str], roles: Mapping[str, Role], splits: np.ndarray
+) -> Iterator[ScoreRow]:
+    for name in models:
+        for split in SPLITS:
+            if (chosen := splits == split).any():
+                yield _score(codes, name, roles[name], split, chosen)
 
 
 def _score(codes: Mapping[str, np.ndarray], model: str, role: Role, split: Split, chosen: np.ndarray) -> ScoreRow:

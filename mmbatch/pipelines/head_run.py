@@ -15,8 +15,7 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig
-from ray.train.torch import TorchTrainer
+from ray.train import Checkpoint, CheckpointConfig
 from ray.util.queue import Queue
 
 from mmbatch.errors import InputError
@@ -29,7 +28,7 @@ from mmbatch.pipelines.dealing import Deal
 from mmbatch.pipelines.feature_rows import FeatureRows
 from mmbatch.pipelines.head_loop import HeadLoop, Trained
 from mmbatch.pipelines.sequence_rows import SequenceRows
-from mmbatch.pipelines.training_run import FAILURES, RUN, Crew
+from mmbatch.pipelines.training_run import Crew, last_death, run_workers
 from mmbatch.progress import say
 from mmbatch.training import HeadKind, HeadRecipe
 
@@ -96,23 +95,10 @@ def train_on_workers(task: HeadTask, crew: Crew, *, storage: str) -> Checkpoint:
     Raises:
         InputError: the workers died again and again, or training cannot go on.
     """
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"task": task, "threads": crew.threads},
-        scaling_config=crew.scaling(),
-        run_config=RunConfig(
-            name=RUN,
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=FAILURES - 1),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
-    )
     try:
-        result = trainer.fit()
+        result = run_workers(_worker, task, crew, storage=storage, kept=CheckpointConfig(num_to_keep=1))
     except ray.train.WorkerGroupError as error:
-        rank_, cause = min(error.worker_failures.items())
-        line = str(cause).strip().splitlines()[-1]
-        raise InputError(f"head: worker {rank_} died {FAILURES} times, the last time of: {line}") from error
+        raise InputError(f"head: {last_death(error)}") from error
     checkpoint: Checkpoint | None = result.checkpoint
     assert checkpoint is not None
     return checkpoint

@@ -1,8 +1,9 @@
 """One run of training on Ray Train: its workers, its checkpoints, and why it cannot go on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray.train
 import torch
@@ -72,26 +73,50 @@ class Done:
 
 def fit(task: Task, crew: Crew, *, storage: str, callbacks: Sequence[UserCallback] = ()) -> Done:
     """Train, from the last checkpoint below `storage` on; `InputError` says why training cannot go on."""
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={"task": task, "threads": crew.threads},
-        scaling_config=crew.scaling(),
-        run_config=RunConfig(
-            name=RUN,
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=FAILURES - 1),
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
-            callbacks=list(callbacks),  # type: ignore[arg-type]
-        ),
-    )
+    kept = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score")
     try:
-        result = trainer.fit()
+        result = run_workers(train_loop, task, crew, storage=storage, kept=kept, callbacks=callbacks)
     except ray.train.WorkerGroupError as error:
         raise InputError(_reason(task, error)) from error
     if not task.refusals.empty():
         raise InputError(str(task.refusals.get()))
     best, _ = max(result.best_checkpoints or [], key=lambda found: float(found[1]["score"]))
     return Done(best, _history(result))
+
+
+def run_workers(
+    loop: Callable[[dict[str, Any]], None],
+    task: object,
+    crew: Crew,
+    *,
+    storage: str,
+    kept: CheckpointConfig,
+    callbacks: Sequence[UserCallback] = (),
+) -> ray.train.Result:
+    """Run `loop` in every worker, with `task` and `threads`, from the last checkpoint below `storage` on.
+
+    `WorkerGroupError` where workers have died `FAILURES` times.
+    """
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={"task": task, "threads": crew.threads},
+        scaling_config=crew.scaling(),
+        run_config=RunConfig(
+            name=RUN,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=FAILURES - 1),
+            checkpoint_config=kept,
+            callbacks=list(callbacks),  # type: ignore[arg-type]
+        ),
+    )
+    return trainer.fit()
+
+
+def last_death(error: ray.train.WorkerGroupError) -> str:
+    """How the workers died, in one line."""
+    rank, cause = min(error.worker_failures.items())
+    line = next((line for line in reversed(str(cause).strip().splitlines()) if line.strip()), type(cause).__name__)
+    return f"worker {rank} died {FAILURES} times, the last time of: {line.strip()}"
 
 
 def history_at(storage: str) -> list[dict[str, float]]:
@@ -115,9 +140,4 @@ def _reason(task: Task, error: ray.train.WorkerGroupError) -> str:
     """What a worker said when it gave up, or how the workers died."""
     if not task.refusals.empty():
         return str(task.refusals.get())
-    rank, cause = min(error.worker_failures.items())
-    line = next((line for line in reversed(str(cause).strip().splitlines()) if line.strip()), type(cause).__name__)
-    return (
-        f"{task.name}: worker {rank} died {FAILURES} times, the last time of: {line.strip()}; if memory ran out, lower"
-        " --micro-batch (the step stays as large)"
-    )
+    return f"{task.name}: {last_death(error)}; if memory ran out, lower --micro-batch (the step stays as large)"
