@@ -44,7 +44,8 @@ def publish_models(workspace: Workspace) -> None:
     scores = scorer.scores({name: (rows, np.ones(FITTED_ROWS, bool)) for name, rows in vectors.items()})
     codes = np.arange(FITTED_ROWS) % classes
     late = LateFusion.fit(scores, codes, models=scorer.models, classes=classes, seed=0, threads=1)
-    _publish(workspace, "predictor", "predictor", Predictor(scorer=scorer, late_fusion=late))
+    predictor = Predictor(scorer=scorer, late_fusion=late)
+    _publish(workspace, "predictor", "predictor", predictor, encoders=[part.id for part in parts])
 
 
 def _publish(workspace: Workspace, kind: Kind, name: str, made: Encoder | Predictor, **card: object) -> Model:
