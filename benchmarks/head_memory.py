@@ -3,7 +3,7 @@
     python -m benchmarks.head_memory --folder DIR --rows 200000 400000 800000
 
 Writes a workspace of each size whose products have random vectors of three encoders (384, 768 and 1,280 numbers),
-trains one epoch of an addition head on it, and prints seconds, the bytes of the stored vectors and the peak of all processes.
+trains one epoch of an addition head on it, and prints seconds, the bytes of the vectors and the peak of all processes.
 """
 
 import argparse
