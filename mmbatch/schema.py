@@ -14,10 +14,10 @@ import pyarrow as pa
 Modality = Literal["image", "text"]
 Content = Literal["image", "text", "both"]
 """What a vector is computed from: a product's content of one modality, or its text and image together."""
-Split = Literal["train", "fusion", "test"]
+Split = Literal["train", "fusion", "calibration", "test"]
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
-SPLITS: tuple[Split, ...] = ("train", "fusion", "test")
+SPLITS: tuple[Split, ...] = ("train", "fusion", "calibration", "test")
 
 PATH_SEPARATOR = " > "
 """Joins the levels of a label path into one string for people; a level name never contains it."""

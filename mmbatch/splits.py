@@ -1,6 +1,7 @@
-"""Which labelled product may be used for what: train, fusion or test; drawn once, stratified, by content.
+"""Which labelled product may be used for what; drawn once, stratified, by content.
 
-`train` fits encoders and heads, `fusion` chooses their best epoch and fits the late fusion, `test` is only ever scored.
+`train` fits encoders and heads, `fusion` chooses their best epoch and fits the late fusion, `calibration` fits
+temperatures and thresholds and nothing else, `test` is only ever scored.
 """
 
 import numpy as np
@@ -9,13 +10,15 @@ import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mmbatch.schema import SPLITS
+from mmbatch.schema import SPLITS, Split
 
 FUSION_SHARE = 0.1
+CALIBRATION_SHARE = 0.05
 TEST_SHARE = 0.1
 
 SMALLEST_STRATIFIED_CLASS = 3
-"""From three products on, a class is present in every split; a smaller one is training data only."""
+"""From three products on, a class has train, fusion and test rows; a smaller one is training data only. Calibration
+pools all classes, so a class has a row there from ten products on."""
 
 PLACEHOLDER_IMAGE = 1_000
 """An image that more products than this share is a placeholder ("no photo"), not a sign of equal products."""
@@ -33,7 +36,8 @@ def draw_splits(
     """Split of every product as an index into `SPLITS`, int8 `[N]`.
 
     Products that share their text or their image form one group and get one split. Within a class the groups are
-    ordered by a seeded hash of their ids and fill test, then fusion, up to their shares; train takes the rest.
+    ordered by a seeded hash of their ids and fill test, then fusion, then calibration, up to their shares; train takes
+    the rest.
 
     Args:
         product_ids: ids `[N]`.
@@ -74,25 +78,29 @@ def content_groups(text_hashes: pa.Array | pa.ChunkedArray, image_hashes: pa.Arr
 def _fill_quotas(frame: pd.DataFrame) -> pd.Series:
     """Split of each group that has none yet: quotas of its class in the order of the seeded hash."""
     per_class = frame.groupby("class").size()
-    quotas = {split: _quota(per_class, share) for split, share in (("test", TEST_SHARE), ("fusion", FUSION_SHARE))}
-    for split, quota in quotas.items():
-        taken = frame[frame["split"] == SPLITS.index(split)].groupby("class").size()
-        quotas[split] = (quota - taken.reindex(quota.index, fill_value=0)).clip(lower=0)
     groups = (
         frame[frame["split"] < 0]
         .sort_values("order", kind="stable")
         .groupby("group", sort=False)
         .agg(**{"class": ("class", "first"), "size": ("order", "size")})
     )
-    test, fusion = groups["class"].map(quotas["test"]), groups["class"].map(quotas["fusion"])
-    fits = groups["size"] <= np.maximum(test, 1)  # a group larger than the whole quota is training data
+    left = {split: groups["class"].map(_left(frame, split, quota)) for split, quota in _quotas(per_class).items()}
+    fits = groups["size"] <= np.maximum(left["test"], 1)  # a group larger than the whole quota is training data
     filled = groups["size"].where(fits, 0).groupby(groups["class"]).cumsum() - groups["size"]
-    drawn = np.select(
-        [fits & (filled < test), fits & (filled < test + fusion)], [SPLITS.index("test"), SPLITS.index("fusion")], 0
-    )
+    ends = np.cumsum(list(left.values()), axis=0)
+    drawn = np.select([fits & (filled < end) for end in ends], [SPLITS.index(split) for split in left], 0)
     return pd.Series(drawn, index=groups.index)
 
 
-def _quota(per_class: pd.Series, share: float) -> pd.Series:
-    rounded = (per_class * share).round().astype(int)
-    return rounded.clip(lower=1).where(per_class >= SMALLEST_STRATIFIED_CLASS, 0)
+def _quotas(per_class: pd.Series) -> dict[Split, pd.Series]:
+    """Products of each class that each split but train is to have, in the order in which splits are filled."""
+    held = per_class >= SMALLEST_STRATIFIED_CLASS
+    shares: dict[Split, float] = {"test": TEST_SHARE, "fusion": FUSION_SHARE, "calibration": CALIBRATION_SHARE}
+    quotas = {split: (per_class * share).round().astype(int) for split, share in shares.items()}
+    return {split: quota.clip(lower=int(split != "calibration")).where(held, 0) for split, quota in quotas.items()}
+
+
+def _left(frame: pd.DataFrame, split: Split, quota: pd.Series) -> pd.Series:
+    """What earlier draws have left of a split's quotas."""
+    taken = frame[frame["split"] == SPLITS.index(split)].groupby("class").size()
+    return (quota - taken.reindex(quota.index, fill_value=0)).clip(lower=0)

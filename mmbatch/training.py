@@ -150,3 +150,32 @@ class HeadRecipe:
         elif kind == "cross-attention":
             own = {"blocks": self.blocks, "heads": self.attention_heads}
         return {"kind": kind, "dropout": self.dropout, "modality_dropout": self.modality_dropout, **own}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateFusionRecipe:
+    """How the late fusion boosts; names are LightGBM's where it has one.
+
+    The defaults were chosen by cross-validation on fusion rows of the sample catalog: few rows call for small trees and
+    small steps.
+    """
+
+    objective: Literal["candidates", "multiclass"] = "candidates"
+    """`multiclass`: a tree per class in each round, for few classes and many rows, the paper's. `candidates`: one tree
+    over products and the classes that some model ranks high."""
+    candidates: int = 5
+    """Best classes of each model, and of the weighting, that are candidates; at least 2."""
+    num_leaves: int = 7
+    """Leaves of a tree."""
+    min_child_samples: int = 20
+    """Rows of a leaf, at least."""
+    min_child_weight: float = 0.001
+    """Sum of second derivatives in a leaf, at least."""
+    reg_alpha: float = 0.0
+    """L1 penalty of a leaf's value."""
+    reg_lambda: float = 5.0
+    """L2 penalty of a leaf's value."""
+    colsample_bytree: float = 0.8
+    """Share of the features that a tree may split by."""
+    learning_rate: float = 0.03
+    """Factor of each tree."""

@@ -5,7 +5,7 @@ import pytest
 from mmbatch.schema import SPLITS
 from mmbatch.splits import content_groups, draw_splits
 
-TRAIN, FUSION, TEST = range(3)
+TRAIN, FUSION, CALIBRATION, TEST = range(4)
 
 
 def draw(classes: list[int], *, text=None, image=None, drawn=None, seed: int = 0, ids=None) -> np.ndarray:
@@ -20,18 +20,21 @@ def draw(classes: list[int], *, text=None, image=None, drawn=None, seed: int = 0
     )
 
 
-def test_shares_are_80_10_10_in_every_class() -> None:
-    classes = [0] * 700 + [1] * 200 + [2] * 30
+def test_shares_are_75_10_5_10_in_every_class() -> None:
+    classes = [0] * 700 + [1] * 200 + [2] * 40
     split = draw(classes)
-    assert SPLITS == ("train", "fusion", "test")
-    for code, size in ((0, 700), (1, 200), (2, 30)):
-        counts = np.bincount(split[np.array(classes) == code], minlength=3)
-        assert counts.tolist() == [size - 2 * size // 10, size // 10, size // 10]
+    assert SPLITS == ("train", "fusion", "calibration", "test")
+    for code, size in ((0, 700), (1, 200), (2, 40)):
+        counts = np.bincount(split[np.array(classes) == code], minlength=4)
+        assert counts.tolist() == [size * 3 // 4, size // 10, size // 20, size // 10]
 
 
-@pytest.mark.parametrize(("size", "expected"), [(1, [1, 0, 0]), (2, [2, 0, 0]), (3, [1, 1, 1]), (7, [5, 1, 1])])
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(1, [1, 0, 0, 0]), (2, [2, 0, 0, 0]), (3, [1, 1, 0, 1]), (7, [5, 1, 0, 1]), (11, [8, 1, 1, 1])],
+)
 def test_small_classes_are_stratified_as_far_as_they_allow(size: int, expected: list[int]) -> None:
-    assert np.bincount(draw([0] * size), minlength=3).tolist() == expected
+    assert np.bincount(draw([0] * size), minlength=4).tolist() == expected
 
 
 def test_the_draw_depends_on_the_seed_and_on_nothing_else() -> None:
@@ -49,7 +52,7 @@ def test_equal_text_or_image_is_always_on_one_side_even_through_a_chain() -> Non
     split = draw([i % 3 for i in range(300)], text=text, image=image)
     for group in np.unique(groups):
         assert len(set(split[groups == group])) == 1
-    assert set(split) == {TRAIN, FUSION, TEST}
+    assert set(split) == {TRAIN, FUSION, CALIBRATION, TEST}
 
 
 def test_products_without_a_modality_are_not_equal_to_each_other() -> None:
@@ -60,7 +63,7 @@ def test_products_without_a_modality_are_not_equal_to_each_other() -> None:
 def test_a_placeholder_image_does_not_tie_products_together() -> None:
     n = 2_000
     split = draw([0] * n, image=["no photo"] * n)
-    assert np.bincount(split, minlength=3).tolist() == [1600, 200, 200]
+    assert np.bincount(split, minlength=4).tolist() == [1500, 200, 100, 200]
 
 
 def test_a_split_is_never_drawn_twice_and_new_rows_fill_up_the_shares() -> None:
@@ -68,7 +71,7 @@ def test_a_split_is_never_drawn_twice_and_new_rows_fill_up_the_shares() -> None:
     drawn = np.concatenate([first, np.full(100, -1)])
     second = draw([0] * 200, drawn=drawn)
     assert (second[:100] == first).all()
-    assert np.bincount(second).tolist() == [160, 20, 20]
+    assert np.bincount(second).tolist() == [150, 20, 10, 20]
 
 
 def test_a_new_product_equal_to_a_drawn_one_takes_its_split() -> None:

@@ -1,76 +1,96 @@
 """Late fusion: the class probabilities of several models joined into one distribution.
 
 Two stages: a weighting of the models' log-probabilities (`fusion/weighting.py`), which is good with few rows, and
-LightGBM boosting from it where cross-validation shows that this lowers the log-loss.
+LightGBM boosting from it (`fusion/boosting.py`) where cross-validation shows that this lowers the log-loss.
 Shape letters: N products, M models, C classes.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any
 
 import lightgbm
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from mmbatch.errors import InputError
+from mmbatch.fusion.boosting import Boosting, Trial, cross_validate, parameters_of, rows_of, train_booster
 from mmbatch.fusion.weighting import Floats, Ints, Weighting, fit_weighting, log_losses
+from mmbatch.metrics import f1_scores
+from mmbatch.training import LateFusionRecipe
 
 BOOSTER_FILE = "late_fusion.txt"
 CONFIG_FILE = "late_fusion.json"
 
 FOLDS = 5
-MAX_ROUNDS = 2000
-PATIENCE = 100  # rounds without a better cross-validated log-loss before boosting stops: the paper's
 
-PAPER_SETTINGS: Mapping[str, object] = {
-    "num_leaves": 22,
-    "min_child_samples": 125,
-    "min_child_weight": 10.0,
-    "reg_alpha": 0.1,
-    "reg_lambda": 20.0,
-    "colsample_bytree": 0.528,
-    "learning_rate": 0.1,  # not in the paper: LightGBM's own default
-}
-"""Section "boosting" of "Deep Multi-level Boosted Fusion Learning Framework", SIGIR eCom'20."""
+LITTLE = 1e-6
+"""Weight that the others share where one model is better alone: they have a word only where it is missing."""
+
+SUM_TOLERANCE = 1e-3
+"""How far probabilities of one model, float32 over thousands of classes, may be from summing up to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """How good scores are on held-out folds of the fusion rows."""
+
+    log_loss: float
+    """In nats per product."""
+    macro_f1: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class LateFusionReport:
-    """What was fitted, and the cross-validated evidence for it; log-losses are in nats per product."""
+    """What was fitted, and the cross-validated evidence for it, all of it on folds that were held out."""
 
     rows: int
     """Fusion rows that at least one model scored."""
+    kept: str
+    """`boosting`, `weighting`, or the model that is better alone than joined with the others."""
     weights: Mapping[str, float]
     """Model -> weight of stage 1, with sum 1."""
     temperature: float
     rounds: int
-    """Boosting rounds; 0: the weighting alone is used."""
-    weighting_log_loss: float
-    """Of stage 1 on held-out folds."""
-    boosting_log_loss: float | None
-    """Of stage 2 on held-out folds at its best round; None: too few rows for a single split of a tree."""
+    """Boosting rounds; 0: stage 1 alone is used."""
+    inputs: Mapping[str, Scored]
+    """Each model alone, with a temperature of its own; where it is missing, the others joined."""
+    weighting: Scored
+    """Stage 1."""
+    boosting: Scored | None
+    """Stage 2 at its best round; None: too few rows for a single split of a tree."""
     standard_error: float | None
-    """Of the difference of the two; boosting is kept where it is lower by more than this."""
+    """Of the difference of the log-losses of the two; boosting is kept where it is lower by more than this."""
+
+    def describe(self) -> str:
+        """One line on what is kept and why."""
+        tried = {"weighting": self.weighting} | ({"boosting": self.boosting} if self.boosting else {})
+        best = min(self.inputs, key=lambda name: self.inputs[name].log_loss)
+        scores = ", ".join(f"{name} {each.log_loss:.4f}" for name, each in (tried | {best: self.inputs[best]}).items())
+        said = f"kept {self.kept}; log-loss on held-out folds of {self.rows:,} fusion rows: {scores}"
+        kept = (tried | dict(self.inputs))[self.kept].macro_f1
+        leader = max(self.inputs, key=lambda name: self.inputs[name].macro_f1)
+        if (lead := self.inputs[leader].macro_f1) > kept:
+            said += f"; no better in macro-F1 than {leader} alone, {kept:.4f} to {lead:.4f}"
+        return said
 
 
 @dataclass(frozen=True, kw_only=True)
 class LateFusion:
     """Joins the scores of several models (a fusion head, in contrast, joins embeddings).
 
-    Source of stage 2 and of its settings: "Deep Multi-level Boosted Fusion Learning Framework for Multi-modal Product
-    Classification", SIGIR eCom'20. Unlike there, boosting starts from the weighting, and the rounds are chosen by
-    cross-validation, so that no row both stops the boosting and scores it.
+    Source of stage 2: "Deep Multi-level Boosted Fusion Learning Framework for Multi-modal Product Classification",
+    SIGIR eCom'20. Unlike there, boosting starts from the weighting, and the rounds are chosen by cross-validation, so
+    that no row both stops the boosting and scores it.
     """
 
     models: tuple[str, ...]
     classes: int
     weighting: Weighting
-    booster: lightgbm.Booster | None
-    """Raw scores that are added to the weighting's log-probabilities; its feature `m * C + c` is model m's class c."""
+    boosting: Boosting | None
     report: LateFusionReport
 
     @classmethod
@@ -81,6 +101,7 @@ class LateFusion:
         *,
         models: Sequence[str],
         classes: int,
+        recipe: LateFusionRecipe,
         seed: int,
         threads: int,
     ) -> "LateFusion":
@@ -91,38 +112,36 @@ class LateFusion:
             labels: true class of each product, int `[N]`, in `range(classes)`; a class may have no product.
             models: names, in the order of axis M.
             classes: number of classes C.
+            recipe: how stage 2 boosts.
             seed: of the folds and of the boosting; equal seeds give equal results.
             threads: processors reserved for LightGBM.
 
         Raises:
             InputError: shapes, labels or values are not as above, or fewer than two products have a score.
         """
-        _check(probabilities, models=models, classes=classes)
+        check_scores(probabilities, models=models, classes=classes)
         _check_labels(labels, rows=len(probabilities), classes=classes)
         scored_N = ~np.isnan(probabilities).all(axis=(1, 2))
         kept_NMC, kept_N = np.asarray(probabilities[scored_N], np.float32), np.asarray(labels[scored_N], np.int64)
         if len(kept_N) < 2:
             raise InputError(f"late fusion: found {len(kept_N)} fusion rows with a score, expected at least 2")
 
-        weighting = fit_weighting(kept_NMC, kept_N)
         fold_N = _folds(kept_N, seed=seed)
-        start_NC = _held_out_weighting(kept_NMC, kept_N, fold_N)
-        parameters = dict(PAPER_SETTINGS) | _reproducible(classes=classes, seed=seed, threads=threads)
-        trial = _cross_validate(kept_NMC, kept_N, fold_N, start_NC, parameters)
-        booster = None
-        if trial is not None and trial.rounds > 0:
-            data = _dataset(kept_NMC, kept_N, weighting.log_probabilities(kept_NMC), parameters)
-            booster = lightgbm.train(parameters, data, num_boost_round=trial.rounds)
-        report = LateFusionReport(
-            rows=len(kept_N),
-            weights=dict(zip(models, weighting.weights, strict=True)),
-            temperature=weighting.temperature,
-            rounds=trial.rounds if trial else 0,
-            weighting_log_loss=float(log_losses(start_NC, kept_N).mean()),
-            boosting_log_loss=trial.log_loss if trial else None,
-            standard_error=trial.standard_error if trial else None,
-        )
-        return cls(models=tuple(models), classes=classes, weighting=weighting, booster=booster, report=report)
+        start_NC = _held_out(kept_NMC, kept_N, fold_N, None)
+        alone = {name: _held_out(kept_NMC, kept_N, fold_N, model) for model, name in enumerate(models)}
+        parameters = parameters_of(recipe, classes=classes, seed=seed, threads=threads)
+        trial = cross_validate(recipe, kept_NMC, kept_N, fold_N, start_NC, parameters)
+        boosts = trial is not None and trial.rounds > 0 and trial.gain > trial.standard_error
+        kept = "boosting" if boosts else _best_stage(start_NC, alone, kept_N)
+        weighting = _fit_stage(kept_NMC, kept_N, models.index(kept) if kept in models else None)
+        report = _report(kept, models, weighting, trial, start_NC, alone, kept_N)
+        fusion = cls(models=tuple(models), classes=classes, weighting=weighting, boosting=None, report=report)
+        if not boosts:
+            return fusion
+        start_NC = weighting.log_probabilities(kept_NMC)
+        rows = rows_of(recipe, kept_NMC, start_NC)
+        booster = train_booster(rows, kept_N, start_NC, parameters, rounds=report.rounds)
+        return replace(fusion, boosting=Boosting(recipe=recipe, booster=booster))
 
     def predict(self, probabilities: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Joined probabilities, float32 `[N, C]`, on one thread; uniform where no model scored the product.
@@ -130,25 +149,24 @@ class LateFusion:
         Raises:
             InputError: the probabilities are not `[N, M, C]` as in `fit`.
         """
-        _check(probabilities, models=self.models, classes=self.classes)
+        check_scores(probabilities, models=self.models, classes=self.classes)
         scores_NC = self.weighting.log_probabilities(probabilities)
-        if self.booster is not None and len(scores_NC):
-            scored_N = ~np.isnan(probabilities).all(axis=(1, 2))
-            added_NC = self.booster.predict(_table(probabilities), raw_score=True, num_threads=1)
-            scores_NC += scored_N[:, None] * np.asarray(added_NC).reshape(scores_NC.shape)
+        if self.boosting is not None and len(scores_NC):
+            scores_NC = self.boosting.add(probabilities, scores_NC)
         joined_NC: npt.NDArray[np.float32] = softmax(scores_NC, axis=1).astype(np.float32)
         return joined_NC
 
     def save(self, folder: Path) -> None:
         """Write `late_fusion.json`, and `late_fusion.txt` (LightGBM's text format) where boosting is used."""
         folder.mkdir(parents=True, exist_ok=True)
-        if self.booster is not None:
-            (folder / BOOSTER_FILE).write_text(self.booster.model_to_string())
+        if self.boosting is not None:
+            (folder / BOOSTER_FILE).write_text(self.boosting.booster.model_to_string())
         config = {
             "models": self.models,
             "classes": self.classes,
             "weights": self.weighting.weights,
             "temperature": self.weighting.temperature,
+            "recipe": asdict(self.boosting.recipe) if self.boosting else None,
             "report": asdict(self.report),
         }
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
@@ -162,35 +180,39 @@ def load_late_fusion(folder: Path) -> LateFusion:
     """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
-        report = LateFusionReport(**config["report"])
-        booster = None
-        if report.rounds > 0:
+        boosting = None
+        if config["recipe"]:
             booster = lightgbm.Booster(model_str=(folder / BOOSTER_FILE).read_text())
+            boosting = Boosting(recipe=LateFusionRecipe(**config["recipe"]), booster=booster)
         return LateFusion(
             models=tuple(config["models"]),
             classes=config["classes"],
             weighting=Weighting(weights=tuple(config["weights"]), temperature=config["temperature"]),
-            booster=booster,
-            report=report,
+            boosting=boosting,
+            report=_report_of(config["report"]),
         )
     except (OSError, ValueError, KeyError, TypeError, lightgbm.basic.LightGBMError) as error:
         raise InputError(f"no late fusion in {folder}: {error}") from error
 
 
-def _check(probabilities: npt.NDArray[np.floating], *, models: Sequence[str], classes: int) -> None:
+def check_scores(probabilities: npt.NDArray[np.floating], *, models: Sequence[str], classes: int) -> None:
+    """`InputError` where scores are no distributions `[N, M, C]` over the classes, or NaN beside numbers."""
     expected = f"[N, {len(models)}, {classes}] for {len(models)} models and {classes} classes"
     if classes < 2:
         raise InputError(f"late fusion: found {classes} classes, expected at least 2")
     if probabilities.ndim != 3 or probabilities.shape[1:] != (len(models), classes) or not models:
         raise InputError(f"late fusion: found probabilities {list(probabilities.shape)}, expected {expected}")
-    missing_NMC = np.isnan(probabilities)
-    if (missing_NMC.any(axis=2) & ~missing_NMC.all(axis=2)).any():
-        raise InputError("late fusion: found NaN beside numbers in the scores of one model for one product")
-    if ((probabilities < 0) | (probabilities > 1 + 1e-3)).any():
-        raise InputError(
-            f"late fusion: found scores from {np.nanmin(probabilities):g} to {np.nanmax(probabilities):g}, "
-            "expected probabilities from 0 to 1"
-        )
+    sums_NM, lowest_NM = probabilities.sum(axis=2), probabilities.min(axis=2)
+    for model, name in enumerate(models):
+        missing_N = np.isnan(sums_NM[:, model])
+        if not np.isnan(probabilities[missing_N, model]).all():
+            raise InputError(f"late fusion: found NaN beside numbers in the scores of {name} for one product")
+        low_N, sum_N = lowest_NM[~missing_N, model], sums_NM[~missing_N, model]
+        if (low_N < 0).any() or (np.abs(sum_N - 1) > SUM_TOLERANCE).any():
+            raise InputError(
+                f"late fusion: found scores of {name} from {low_N.min():g} on with sums from {sum_N.min():g} to "
+                f"{sum_N.max():g}, expected probabilities from 0 on with sum 1"
+            )
 
 
 def _check_labels(labels: npt.NDArray[np.integer], *, rows: int, classes: int) -> None:
@@ -208,79 +230,67 @@ def _folds(labels_N: Ints, *, seed: int) -> Ints:
     return fold_N
 
 
-def _held_out_weighting(probabilities_NMC: npt.NDArray[np.float32], labels_N: Ints, fold_N: Ints) -> Floats:
+def _fit_stage(probabilities_NMC: npt.NDArray[np.float32], labels_N: Ints, alone: int | None) -> Weighting:
+    """The weighting of all models, or that of one alone: with nearly all the weight, and its own temperature."""
+    weighting = fit_weighting(probabilities_NMC, labels_N)
+    if alone is None or probabilities_NMC.shape[1] == 1:
+        return weighting
+    others = np.delete(weighting.weights, alone)
+    weights = np.insert(LITTLE * others / others.sum(), alone, 1 - LITTLE)
+    own = fit_weighting(probabilities_NMC[:, [alone]], labels_N)
+    return Weighting(weights=tuple(weights.tolist()), temperature=own.temperature)
+
+
+def _held_out(probabilities_NMC: npt.NDArray[np.float32], labels_N: Ints, fold_N: Ints, alone: int | None) -> Floats:
     """Log-probabilities `[N, C]` of each product by a weighting that was fitted without its fold."""
     joined_NC = np.empty((len(labels_N), probabilities_NMC.shape[2]))
     for fold in range(fold_N.max() + 1):
         held = fold_N == fold
-        weighting = fit_weighting(probabilities_NMC[~held], labels_N[~held])
+        weighting = _fit_stage(probabilities_NMC[~held], labels_N[~held], alone)
         joined_NC[held] = weighting.log_probabilities(probabilities_NMC[held])
     return joined_NC
 
 
-class _Trial(NamedTuple):
-    """Outcome of cross-validated boosting: rounds worth keeping, and the log-losses that decided it."""
+def _best_stage(start_NC: Floats, alone: Mapping[str, Floats], labels_N: Ints) -> str:
+    """The weighting, unless one model alone has a log-loss that is lower by more than a standard error."""
+    best, lead = "weighting", 0.0
+    for name, scores_NC in alone.items():
+        gain_N = log_losses(start_NC, labels_N) - log_losses(scores_NC, labels_N)
+        if gain_N.mean() > max(lead, float(gain_N.std(ddof=1) / np.sqrt(len(gain_N)))):
+            best, lead = name, float(gain_N.mean())
+    return best
 
-    rounds: int
-    log_loss: float
-    standard_error: float
 
-
-def _cross_validate(
-    probabilities_NMC: npt.NDArray[np.float32],
-    labels_N: Ints,
-    fold_N: Ints,
+def _report(
+    kept: str,
+    models: Sequence[str],
+    weighting: Weighting,
+    trial: Trial | None,
     start_NC: Floats,
-    parameters: dict[str, object],
-) -> _Trial | None:
-    """Best number of rounds on held-out folds; None where the training folds are too small to split one leaf in two."""
-    folds = [(np.flatnonzero(fold_N != k), np.flatnonzero(fold_N == k)) for k in range(fold_N.max() + 1)]
-    if min(len(train) for train, _ in folds) < 2 * int(str(parameters["min_child_samples"])):
-        return None
-    result = lightgbm.cv(
-        parameters,
-        _dataset(probabilities_NMC, labels_N, start_NC, parameters),
-        num_boost_round=MAX_ROUNDS,
-        folds=folds,
-        callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
-        return_cvbooster=True,
+    alone: Mapping[str, Floats],
+    labels_N: Ints,
+) -> LateFusionReport:
+    return LateFusionReport(
+        rows=len(labels_N),
+        kept=kept,
+        weights=dict(zip(models, weighting.weights, strict=True)),
+        temperature=weighting.temperature,
+        rounds=trial.rounds if trial and kept == "boosting" else 0,
+        inputs={name: _scored(scores_NC, labels_N) for name, scores_NC in alone.items()},
+        weighting=_scored(start_NC, labels_N),
+        boosting=_scored(trial.scores, labels_N) if trial else None,
+        standard_error=trial.standard_error if trial else None,
     )
-    trial = cast(lightgbm.CVBooster, result["cvbooster"])
-    rounds = trial.best_iteration
-    scores_NC = start_NC.copy()
-    for booster, (_, held) in zip(trial.boosters, folds, strict=True):
-        added = booster.predict(_table(probabilities_NMC[held]), raw_score=True, num_iteration=rounds)
-        scores_NC[held] += np.asarray(added).reshape(len(held), -1)
-    boosted_N = log_losses(log_softmax(scores_NC, axis=1), labels_N)
-    gain_N = log_losses(start_NC, labels_N) - boosted_N
-    error = float(gain_N.std(ddof=1) / np.sqrt(len(gain_N)))
-    kept = rounds if gain_N.mean() > error else 0
-    return _Trial(rounds=kept, log_loss=float(boosted_N.mean()), standard_error=error)
 
 
-def _reproducible(*, classes: int, seed: int, threads: int) -> dict[str, object]:
-    """LightGBM's task, and what makes its result depend on nothing but data and seed."""
-    return {
-        "objective": "multiclass",
-        "metric": "multi_logloss",
-        "num_class": classes,
-        "seed": seed,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": threads,
-        "verbosity": -1,
-    }
+def _scored(scores_NC: Floats, labels_N: Ints) -> Scored:
+    macro = f1_scores(labels_N, scores_NC.argmax(axis=1)).macro
+    return Scored(log_loss=float(log_losses(scores_NC, labels_N).mean()), macro_f1=macro)
 
 
-def _table(probabilities_NMC: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """LightGBM's features `[N, M * C]`, NaN where missing."""
-    return np.asarray(probabilities_NMC, np.float32).reshape(len(probabilities_NMC), -1)
-
-
-def _dataset(
-    probabilities_NMC: npt.NDArray[np.float32], labels_N: Ints, start_NC: Floats, parameters: dict[str, object]
-) -> lightgbm.Dataset:
-    """Rows to boost, starting from the log-probabilities `[N, C]`."""
-    return lightgbm.Dataset(
-        _table(probabilities_NMC), labels_N, init_score=start_NC, params=parameters, free_raw_data=False
+def _report_of(config: dict[str, Any]) -> LateFusionReport:
+    inputs = {name: Scored(**each) for name, each in config["inputs"].items()}
+    boosting = Scored(**config["boosting"]) if config["boosting"] else None
+    return LateFusionReport(
+        **config | {"inputs": inputs, "weighting": Scored(**config["weighting"]), "boosting": boosting}
     )

@@ -27,10 +27,28 @@ class Weighting(NamedTuple):
 
     def log_probabilities(self, probabilities: npt.NDArray[np.floating]) -> Floats:
         """Joined log-probabilities `[N, C]` of probabilities `[N, M, C]`; uniform where no model scored the product."""
-        log_NMC, present_NM = _logs(probabilities)
-        shares_NM = _shares(np.log(self.weights), present_NM)
-        joined_NC: Floats = log_softmax(np.einsum("nm,nmc->nc", shares_NM, log_NMC) / self.temperature, axis=1)
+        shares_NM = self.shares(probabilities)
+        sum_NC = np.zeros((len(probabilities), probabilities.shape[2]))
+        for model in range(probabilities.shape[1]):
+            sum_NC += shares_NM[:, model, None] * np.nan_to_num(_floored(probabilities[:, model]))
+        joined_NC: Floats = log_softmax(sum_NC / self.temperature, axis=1)
         return joined_NC
+
+    def contributions(self, probabilities: npt.NDArray[np.floating], chosen_N: Ints) -> Floats:
+        """What each model adds to the score of one class of each product, `[N, M]`, in nats above the mean class.
+
+        They add up to the log-probability of that class less the mean over all classes, as Shapley values of a linear
+        function do (Lundberg & Lee 2017, section 4.2); 0 where a model could not score the product.
+        """
+        shares_NM, rows = self.shares(probabilities), np.arange(len(probabilities))
+        columns = [_floored(probabilities[:, model]) for model in range(probabilities.shape[1])]
+        above_NM = np.stack([log_NC[rows, chosen_N] - log_NC.mean(axis=1) for log_NC in columns], axis=1)
+        found_NM: Floats = shares_NM * np.nan_to_num(above_NM) / self.temperature
+        return found_NM
+
+    def shares(self, probabilities: npt.NDArray[np.floating]) -> Floats:
+        """Weights `[N, M]` of the models that scored each product, with sum 1; 0 where none did."""
+        return _shares(np.log(self.weights), ~np.isnan(probabilities[:, :, 0]))
 
 
 def fit_weighting(probabilities_NMC: npt.NDArray[np.float32], labels_N: Ints) -> Weighting:
@@ -68,9 +86,12 @@ def log_losses(log_probabilities_NC: Floats, labels_N: Ints) -> Floats:
 
 def _logs(probabilities: npt.NDArray[np.floating]) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Floored log-probabilities `[N, M, C]`, 0 where missing, and which models scored what, `[N, M]`."""
-    present_NM = ~np.isnan(probabilities[:, :, 0])
-    known_NMC = np.where(present_NM[:, :, None], probabilities, 1.0).astype(np.float64)
-    return np.log(np.maximum(known_NMC, FLOOR)), present_NM
+    return np.nan_to_num(_floored(probabilities).astype(np.float64)), ~np.isnan(probabilities[:, :, 0])
+
+
+def _floored(probabilities: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Log-probabilities, NaN where missing."""
+    return np.asarray(np.log(np.maximum(probabilities, FLOOR)))
 
 
 def _shares(log_weights: Floats, present_NM: npt.NDArray[np.bool_]) -> Floats:

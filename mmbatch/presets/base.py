@@ -1,12 +1,12 @@
 """What a preset is: a named, typed configuration in Python."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmbatch.schema import Modality
 from mmbatch.sources import Columns
-from mmbatch.training import HeadRecipe, Training
+from mmbatch.training import HeadRecipe, LateFusionRecipe, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +39,5 @@ class Preset:
     """In any order; they are always visited by name."""
     head: HeadRecipe
     """Its fusion heads."""
+    late_fusion: LateFusionRecipe = field(default_factory=LateFusionRecipe)
+    """Its late fusion."""

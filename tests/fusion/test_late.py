@@ -7,14 +7,20 @@ from scipy.special import log_softmax, softmax
 from mmbatch.errors import InputError
 from mmbatch.fusion.late import LateFusion, load_late_fusion
 from mmbatch.fusion.weighting import Weighting, fit_weighting, log_losses
+from mmbatch.presets import preset_named
+from mmbatch.training import LateFusionRecipe
 
 MODELS = ("image", "text")
+PAPER = preset_named("rakuten2020").late_fusion
+CANDIDATES = LateFusionRecipe()
 
 
-def fit(probabilities: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> LateFusion:
+def fit(
+    probabilities: np.ndarray, labels: np.ndarray, *, seed: int = 0, recipe: LateFusionRecipe = PAPER
+) -> LateFusion:
     models, classes = probabilities.shape[1:]
     names = [f"model{m}" for m in range(models)]
-    return LateFusion.fit(probabilities, labels, models=names, classes=classes, seed=seed, threads=1)
+    return LateFusion.fit(probabilities, labels, models=names, classes=classes, recipe=recipe, seed=seed, threads=1)
 
 
 def scored(
@@ -118,8 +124,9 @@ def test_boosting_learns_a_rule_that_weighting_cannot_state():
     fusion = fit(*crossed(2000))
     fresh, truth = crossed(500, seed=1)
     assert fusion.report.rounds > 0
-    assert fusion.report.boosting_log_loss is not None
-    assert fusion.report.boosting_log_loss < fusion.report.weighting_log_loss - 0.3
+    assert fusion.report.kept == "boosting"
+    assert fusion.report.boosting is not None
+    assert fusion.report.boosting.log_loss < fusion.report.weighting.log_loss - 0.3
     assert accuracy(fusion.predict(fresh), truth) > 0.99
     assert accuracy(fusion.weighting.log_probabilities(fresh), truth) < 0.75
 
@@ -127,9 +134,10 @@ def test_boosting_learns_a_rule_that_weighting_cannot_state():
 def test_cross_validated_log_losses_foretell_those_of_fresh_rows():
     fusion = fit(*crossed(1500))
     fresh, truth = crossed(1500, seed=1)
-    assert loss(fusion.predict(fresh), truth) == pytest.approx(fusion.report.boosting_log_loss, abs=0.03)
+    assert fusion.report.boosting is not None
+    assert loss(fusion.predict(fresh), truth) == pytest.approx(fusion.report.boosting.log_loss, abs=0.03)
     alone = log_losses(fusion.weighting.log_probabilities(fresh), truth).mean()
-    assert alone == pytest.approx(fusion.report.weighting_log_loss, abs=0.03)
+    assert alone == pytest.approx(fusion.report.weighting.log_loss, abs=0.03)
 
 
 def test_boosted_missing_models_are_handled_and_unscored_rows_stay_uniform():
@@ -143,10 +151,10 @@ def test_boosted_missing_models_are_handled_and_unscored_rows_stay_uniform():
 
 def test_boosting_is_dropped_where_it_does_not_lower_the_log_loss():
     report = fit(*scored(1000)).report
-    assert report.rounds == 0
-    assert report.boosting_log_loss is not None
+    assert (report.kept, report.rounds) == ("weighting", 0)
+    assert report.boosting is not None
     assert report.standard_error is not None
-    assert report.boosting_log_loss > report.weighting_log_loss - report.standard_error
+    assert report.boosting.log_loss > report.weighting.log_loss - report.standard_error
 
 
 @pytest.mark.parametrize("rows", [2, 20, 105])
@@ -154,7 +162,7 @@ def test_few_rows_are_weighted_alone(rows: int):
     probabilities, labels = scored(rows)
     fusion = fit(probabilities, labels)
     assert fusion.report.rounds == 0
-    assert fusion.report.boosting_log_loss is None
+    assert fusion.report.boosting is None
     fresh, truth = scored(1000, seed=1)
     assert loss(fusion.predict(fresh), truth) < loss(fresh.mean(axis=1), truth) + 0.1
 
@@ -214,6 +222,8 @@ def broken(change: str) -> tuple[np.ndarray, np.ndarray]:
         probabilities[0, 0, 0] = np.nan
     elif change == "logits":
         probabilities = np.log(probabilities)
+    elif change == "sums":
+        probabilities[3, 1] *= 0.9
     elif change == "labels":
         labels = labels + 1
     elif change == "rows":
@@ -228,8 +238,9 @@ def broken(change: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("half missing", "NaN beside numbers"),
-        ("logits", r"found scores from -.* expected probabilities"),
+        ("half missing", "NaN beside numbers in the scores of image"),
+        ("logits", r"found scores of image from -.* expected probabilities"),
+        ("sums", r"scores of text .* sums from 0\.9 to 1, expected probabilities from 0 on with sum 1"),
         ("labels", "found labels 1 to 4, expected 0 to 3"),
         ("rows", r"found labels \[29\], expected \[30\]"),
         ("classes", r"found probabilities \[30, 2, 3\], expected \[N, 2, 4\]"),
@@ -239,12 +250,12 @@ def broken(change: str) -> tuple[np.ndarray, np.ndarray]:
 def test_bad_input_is_named(change: str, message: str):
     probabilities, labels = broken(change)
     with pytest.raises(InputError, match=message):
-        LateFusion.fit(probabilities, labels, models=MODELS, classes=4, seed=0, threads=1)
+        LateFusion.fit(probabilities, labels, models=MODELS, classes=4, recipe=PAPER, seed=0, threads=1)
 
 
 def test_a_single_class_is_refused():
     with pytest.raises(InputError, match="found 1 classes"):
-        LateFusion.fit(np.ones((5, 2, 1)), np.zeros(5, int), models=MODELS, classes=1, seed=0, threads=1)
+        LateFusion.fit(np.ones((5, 2, 1)), np.zeros(5, int), models=MODELS, classes=1, recipe=PAPER, seed=0, threads=1)
 
 
 def test_predict_takes_no_rows():
@@ -257,3 +268,65 @@ def test_weighting_alone_is_the_weighted_mean_of_logs():
     joined = Weighting(weights=(0.25, 0.75), temperature=2.0).log_probabilities(probabilities)
     mean = 0.25 * np.log(probabilities[:, 0]) + 0.75 * np.log(probabilities[:, 1])
     np.testing.assert_allclose(joined, log_softmax(mean / 2.0, axis=1), atol=1e-5)
+
+
+def trusted_where_sure(rows: int, *, classes: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A model that is right where it is sure of a class and says nothing else of use, and one that is often right."""
+    rng = np.random.default_rng(seed)
+    labels, sure = rng.integers(classes, size=rows), rng.random(rows) < 0.5
+    first = np.where(sure, labels, rng.integers(classes, size=rows))
+    second = np.where(rng.random(rows) < 0.7, labels, rng.integers(classes, size=rows))
+    found = np.full((rows, 2, classes), 0.2 / (classes - 1), np.float32)
+    found[np.arange(rows), 0, first] = np.where(sure, 0.8, 0.7)
+    found[np.arange(rows), 1, second] = 0.8
+    return found / found.sum(axis=2, keepdims=True), labels
+
+
+def test_boosting_over_candidates_learns_when_a_model_is_to_be_trusted():
+    fusion = fit(*trusted_where_sure(1500), recipe=CANDIDATES)
+    fresh, truth = trusted_where_sure(1000, seed=1)
+    assert fusion.report.kept == "boosting"
+    assert (
+        loss(fusion.predict(fresh), truth) < 0.8 * log_losses(fusion.weighting.log_probabilities(fresh), truth).mean()
+    )
+    np.testing.assert_allclose(fusion.predict(fresh).sum(axis=1), 1, atol=1e-5)
+
+
+def test_candidates_with_missing_models_survive_saving(tmp_path: Path):
+    probabilities, labels = trusted_where_sure(1500)
+    probabilities[::5, 0] = np.nan
+    probabilities[::15, 1] = np.nan
+    fusion = fit(probabilities, labels, recipe=CANDIDATES)
+    assert fusion.report.kept == "boosting"
+    fusion.save(tmp_path)
+    loaded = load_late_fusion(tmp_path)
+    np.testing.assert_array_equal(loaded.predict(probabilities), fusion.predict(probabilities))
+    np.testing.assert_allclose(loaded.predict(probabilities)[::15], 1 / 30, atol=1e-6)
+
+
+def one_good_model(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """One model that is right, and five that are sure and wrong."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=rows)
+    said = np.stack([labels, *rng.integers(4, size=(5, rows))], axis=1)
+    return (0.96 * np.eye(4)[said] + 0.01).astype(np.float32), labels
+
+
+def test_a_model_that_is_better_alone_is_kept_and_the_others_speak_where_it_is_missing():
+    probabilities, labels = one_good_model(40)
+    fusion = fit(probabilities, labels)
+    assert fusion.report.kept == "model0"
+    assert fusion.report.inputs["model0"].log_loss < fusion.report.weighting.log_loss
+    assert accuracy(fusion.predict(probabilities), labels) == 1.0
+    probabilities[0, 0] = np.nan
+    assert fusion.predict(probabilities)[0].max() > 0.26
+    assert fusion.report.describe().startswith("kept model0; log-loss on held-out folds of 40 fusion rows: weighting ")
+
+
+def test_the_report_says_where_an_input_alone_is_no_worse():
+    probabilities, labels = scored(600, skill=(2.0,))
+    twice = np.concatenate([probabilities, np.full_like(probabilities, 0.25)], axis=1)
+    assert "no better" not in fit(probabilities, labels).report.describe()
+    fusion = fit(twice, labels)
+    lead = fusion.report.inputs["model0"].macro_f1 - fusion.report.weighting.macro_f1
+    assert ("no better in macro-F1 than model0 alone" in fusion.report.describe()) == (lead > 0)
