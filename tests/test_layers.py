@@ -15,7 +15,12 @@ ALLOWED = {
     "torch": ("mmbatch/encoders/", "mmbatch/fusion/", "mmbatch/pipelines/", "mmbatch/predictor.py"),
     "timm": ("mmbatch/encoders/",),
     "transformers": ("mmbatch/encoders/",),
-    "lightgbm": ("mmbatch/fusion/late.py", "mmbatch/fusion/boosting.py", "mmbatch/fusion/explanation.py"),
+    "lightgbm": (
+        "mmbatch/fusion/late.py",
+        "mmbatch/fusion/boosting.py",
+        "mmbatch/fusion/explanation.py",
+        "mmbatch/pipelines/boost.py",
+    ),
     "deltalake": ("mmbatch/tables.py",),
     "matplotlib": ("mmbatch/reports/",),
     "mmbatch.pipelines": ("mmbatch/pipelines/", "jobs/"),

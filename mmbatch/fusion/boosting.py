@@ -35,6 +35,8 @@ class Rows(NamedTuple):
     """Class code of each candidate, `[R]`; with `multiclass`, where a row is a whole product, 0."""
     table: npt.NDArray[np.float32]
     """Features `[R, F]`, NaN where a model could not score the product."""
+    start: Floats
+    """Raw score that boosting starts from: log-odds of each candidate, `[R]`; with `multiclass`, `[R, C]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def rows_of(recipe: LateFusionRecipe, probabilities: npt.NDArray[np.floating], s
     if recipe.objective == "multiclass":
         width = probabilities.shape[1] * probabilities.shape[2]
         table_RF = np.asarray(probabilities[scored_N], np.float32).reshape(len(scored_N), width)
-        return Rows(scored_N, np.zeros(len(scored_N), np.int64), table_RF)
+        return Rows(scored_N, np.zeros(len(scored_N), np.int64), table_RF, start_NC[scored_N])
     return _candidates(np.asarray(probabilities[scored_N], np.float32), start_NC[scored_N], scored_N, recipe.candidates)
 
 
@@ -77,25 +79,24 @@ def models_of_features(recipe: LateFusionRecipe, *, models: int, features: int) 
     return each // (features // models) if recipe.objective == "multiclass" else each % models
 
 
-def train_booster(
-    rows: Rows, labels_N: Ints, start_NC: Floats, parameters: Mapping[str, object], *, rounds: int
-) -> lightgbm.Booster:
+def join_rows(parts: Sequence[Rows], products: Sequence[int]) -> Rows:
+    """Rows of several parts of the products as one; `products` says how many each part has."""
+    shifts = np.cumsum([0, *products[:-1]])
+    shifted = [part._replace(product=part.product + shift) for part, shift in zip(parts, shifts, strict=True)]
+    return Rows(*(np.concatenate(columns) for columns in zip(*shifted, strict=True)))
+
+
+def train_booster(rows: Rows, labels_N: Ints, parameters: Mapping[str, object], *, rounds: int) -> lightgbm.Booster:
     """Boost for a fixed number of rounds."""
-    return lightgbm.train(dict(parameters), dataset_of(rows, labels_N, start_NC, parameters), num_boost_round=rounds)
+    return lightgbm.train(dict(parameters), dataset_of(rows, labels_N, parameters), num_boost_round=rounds)
 
 
-def dataset_of(rows: Rows, labels_N: Ints, start_NC: Floats, parameters: Mapping[str, object]) -> lightgbm.Dataset:
-    """Rows with their targets, and where boosting starts from.
-
-    A candidate's target is whether it is the product's class, and its start is the log-odds of its probability.
-    """
-    if parameters["objective"] == "multiclass":
-        target, start = labels_N[rows.product], start_NC[rows.product]
-    else:
-        target = (labels_N[rows.product] == rows.category).astype(np.int64)
-        chance_R = np.clip(np.exp(start_NC[rows.product, rows.category]), FLOOR, 1 - FLOOR)
-        start = np.log(chance_R / (1 - chance_R))
-    return lightgbm.Dataset(rows.table, target, init_score=start, params=dict(parameters), free_raw_data=False)
+def dataset_of(rows: Rows, labels_N: Ints, parameters: Mapping[str, object]) -> lightgbm.Dataset:
+    """Rows with their targets: a product's class, or whether a candidate is the product's class."""
+    target_R = labels_N[rows.product]
+    if parameters["objective"] != "multiclass":
+        target_R = (target_R == rows.category).astype(np.int64)
+    return lightgbm.Dataset(rows.table, target_R, init_score=rows.start, params=dict(parameters), free_raw_data=False)
 
 
 def parameters_of(recipe: LateFusionRecipe, *, classes: int, seed: int, threads: int) -> dict[str, object]:
@@ -149,7 +150,7 @@ def cross_validate(
         return None
     result = lightgbm.cv(
         dict(parameters),
-        dataset_of(rows, labels_N, start_NC, parameters),
+        dataset_of(rows, labels_N, parameters),
         num_boost_round=MAX_ROUNDS,
         folds=folds,
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
@@ -174,7 +175,7 @@ def _held_out(
     scores_NC = start_NC.copy()
     for booster, chosen in zip(found.boosters, held, strict=True):
         mine, place = np.unique(rows.product[chosen], return_inverse=True)
-        part = Rows(np.asarray(place, np.int64), rows.category[chosen], rows.table[chosen])
+        part = Rows(np.asarray(place, np.int64), rows.category[chosen], rows.table[chosen], rows.start[chosen])
         boosting = Boosting(recipe=recipe, booster=booster)
         scores_NC[mine] = boosting.add_to_rows(part, start_NC[mine], rounds=found.best_iteration)
     return cast(Floats, log_softmax(scores_NC, axis=1))
@@ -197,7 +198,9 @@ def _candidates(probabilities_NMC: npt.NDArray[np.float32], start_NC: Floats, pr
     log_RM = _log(probabilities_NMC[at_R, :, class_R])
     best_NM2 = _two_best(probabilities_NMC, tops[1:])
     best_RM = np.where(log_RM >= best_NM2[at_R, :, 0], best_NM2[at_R, :, 1], best_NM2[at_R, :, 0])
-    return Rows(product_N[at_R], class_R, np.concatenate([log_RM, log_RM - best_RM], axis=1))
+    chance_R = np.clip(np.exp(start_NC[at_R, class_R]), FLOOR, 1 - FLOOR)
+    table_RF = np.concatenate([log_RM, log_RM - best_RM], axis=1)
+    return Rows(product_N[at_R], class_R, table_RF, np.log(chance_R / (1 - chance_R)))
 
 
 def _top(scores_NC: npt.NDArray[np.floating], width: int) -> Ints:

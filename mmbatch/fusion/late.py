@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from mmbatch.errors import InputError
-from mmbatch.fusion.boosting import Boosting, Trial, cross_validate, parameters_of, rows_of, train_booster
+from mmbatch.fusion.boosting import Boosting, Rows, Trial, cross_validate, parameters_of, rows_of, train_booster
 from mmbatch.fusion.weighting import Floats, Ints, Weighting, fit_weighting, log_losses
 from mmbatch.metrics import f1_scores
 from mmbatch.training import LateFusionRecipe
@@ -138,9 +138,8 @@ class LateFusion:
         fusion = cls(models=tuple(models), classes=classes, weighting=weighting, boosting=None, report=report)
         if not boosts:
             return fusion
-        start_NC = weighting.log_probabilities(kept_NMC)
-        rows = rows_of(recipe, kept_NMC, start_NC)
-        booster = train_booster(rows, kept_N, start_NC, parameters, rounds=report.rounds)
+        rows = rows_of(recipe, kept_NMC, weighting.log_probabilities(kept_NMC))
+        booster = train_booster(rows, kept_N, parameters, rounds=report.rounds)
         return replace(fusion, boosting=Boosting(recipe=recipe, booster=booster))
 
     def predict(self, probabilities: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
@@ -155,6 +154,11 @@ class LateFusion:
             scores_NC = self.boosting.add(probabilities, scores_NC)
         joined_NC: npt.NDArray[np.float32] = softmax(scores_NC, axis=1).astype(np.float32)
         return joined_NC
+
+    def boosting_rows(self, probabilities: npt.NDArray[np.floating]) -> Rows:
+        """What LightGBM learns from products that it is to boost on, `[N, M, C]`; only with `boosting`."""
+        assert self.boosting is not None
+        return rows_of(self.boosting.recipe, probabilities, self.weighting.log_probabilities(probabilities))
 
     def save(self, folder: Path) -> None:
         """Write `late_fusion.json`, and `late_fusion.txt` (LightGBM's text format) where boosting is used."""

@@ -8,6 +8,7 @@ from typing import Any
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.lightgbm import LightGBMTrainer
 from ray.train.torch import TorchTrainer
 
 from mmbatch.errors import InputError
@@ -92,12 +93,13 @@ def run_workers(
     storage: str,
     kept: CheckpointConfig,
     callbacks: Sequence[UserCallback] = (),
+    trainer: type[TorchTrainer] | type[LightGBMTrainer] = TorchTrainer,
 ) -> ray.train.Result:
     """Run `loop` in every worker, with `task` and `threads`, from the last checkpoint below `storage` on.
 
     `WorkerGroupError` where workers have died `FAILURES` times.
     """
-    trainer = TorchTrainer(
+    run = trainer(
         loop,
         train_loop_config={"task": task, "threads": crew.threads},
         scaling_config=crew.scaling(),
@@ -109,7 +111,7 @@ def run_workers(
             callbacks=list(callbacks),  # type: ignore[arg-type]
         ),
     )
-    return trainer.fit()
+    return run.fit()
 
 
 def last_death(error: ray.train.WorkerGroupError) -> str:
