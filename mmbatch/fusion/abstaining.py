@@ -124,7 +124,8 @@ class Abstaining:
         depths = stage_depths(taxonomy) if found.target is not None else ()
         if paths != len(taxonomy.paths) or tuple(stage.depth for stage in found.stages) != depths:
             expected = f"{len(taxonomy.paths)} on {len(taxonomy.levels)} levels"
-            raise InputError(f"abstaining: found thresholds of {paths} category paths, expected {expected}")
+            found_paths = f"{paths} category paths on {len(found.stages)} levels"
+            raise InputError(f"abstaining: found thresholds of {found_paths}, expected {expected}")
         return found
 
     def to_json(self) -> str:
@@ -182,7 +183,7 @@ class Abstaining:
             lowered = math.floor(1000 * self.best.bound) / 10  # never rounded up to the target
             reached = f"the best lower bound is {lowered} %"
             if self.best.bound >= self.target:
-                reached += ", by chance: less sure or surer products fall short of it"
+                reached += ", but as the best of many it proves nothing"
             return f"no threshold reaches {goal} on {self.rows:,} calibration rows: {reached}"
         shares = [f"{_percent(stage.accepted, self.rows)} {_verb(stage.depth)}" for stage in self.stages]
         left = self.rows - sum(stage.accepted for stage in self.stages)
