@@ -95,7 +95,7 @@ def fit_temperature(log_probs_NC: Floats, labels_N: Ints) -> float:
         prior + sum over n of (logsumexp_c(z_nc / T) - z_n,label / T)    with prior = (log T)^2 / 2
 
     in nats, and its derivative in log T is log T + sum over n of (z_n,label - sum over c of p_nc z_nc) / T.
-    Work is done in float64 on blocks of rows: a second copy of all scores never exists.
+    Work is done on blocks of rows: a second copy of all scores never exists.
 
     Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
 
@@ -131,23 +131,28 @@ def scaled(log_probs_NC: Floats, temperature: float) -> npt.NDArray[np.float32]:
         raise InputError(f"temperature: found {temperature}, expected a number above 0")
     found = np.empty(log_probs_NC.shape, np.float32)
     for block in row_blocks(*log_probs_NC.shape):
-        found[block] = softmax(_floored(log_probs_NC[block]) / temperature, axis=1)
+        found[block] = softmax(_floored(log_probs_NC[block]) / np.float32(temperature), axis=1)
     return found
 
 
 def _losses(log_probs_BC: Floats, labels_B: Ints, sharpness: float) -> tuple[float, float]:
-    """Log-loss in nats of a block of rows at 1 / T = sharpness, and its derivative in log T, both summed."""
-    scores_BC = sharpness * _floored(log_probs_BC)
-    own_B = np.take_along_axis(scores_BC, labels_B[:, None], axis=1)[:, 0]
-    highest_B = scores_BC.max(axis=1)
-    shares_BC = np.exp(scores_BC - highest_B[:, None])
-    totals_B = shares_BC.sum(axis=1)
+    """Log-loss in nats of a block of rows at 1 / T = sharpness, and its derivative in log T, both summed.
+
+    Scores are taken relative to the row's highest, which changes neither, so that float32 keeps their digits.
+    """
+    scores_BC = _floored(log_probs_BC)
+    scores_BC -= scores_BC.max(axis=1, keepdims=True)
+    scores_BC *= np.float32(sharpness)
+    own_B = np.take_along_axis(scores_BC, labels_B[:, None], axis=1)[:, 0].astype(np.float64)
+    shares_BC = np.exp(scores_BC)
+    totals_B = shares_BC.sum(axis=1, dtype=np.float64)
     mean_B = np.einsum("bc,bc->b", shares_BC, scores_BC) / totals_B
-    return float((highest_B + np.log(totals_B) - own_B).sum()), float((own_B - mean_B).sum())
+    return float((np.log(totals_B) - own_B).sum()), float((own_B - mean_B).sum())
 
 
-def _floored(log_probs_BC: Floats) -> npt.NDArray[np.float64]:
-    return np.maximum(log_probs_BC, LOWEST, dtype=np.float64)
+def _floored(log_probs_BC: Floats) -> npt.NDArray[np.float32]:
+    """A copy in float32, nothing below `LOWEST`."""
+    return np.maximum(log_probs_BC, LOWEST, dtype=np.float32)
 
 
 def _scored(log_probs_NC: Floats) -> npt.NDArray[np.bool_]:
