@@ -22,7 +22,7 @@ from mmbatch.pipelines.ingest import ingest
 from mmbatch.pipelines.maintain import maintain, plan_maintenance
 from mmbatch.pipelines.predict import predict
 from mmbatch.pipelines.train_head import train_head
-from mmbatch.pipelines.train_late_fusion import train_late_fusion
+from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
 from mmbatch.presets import EncoderRecipe
 from mmbatch.presets.sample import SAMPLE
 from mmbatch.progress import say
@@ -60,7 +60,7 @@ def main(config: Night) -> dict[str, Any]:
         if config.first:
             encoders = newest_encoders(workspace)
             head = train_head(workspace, encoders, recipe=replace(SAMPLE.head, epochs=3))
-            train_late_fusion(workspace, encoders, head)
+            train_late_fusion(workspace, encoders, head, recipe=SAMPLE.late_fusion, goal=Goal())
         done["predict"] = predict(workspace, newest_predictor(workspace))
         if not config.first and not plan_maintenance(workspace, keep=KEPT).nothing:
             done["maintain"] = maintain(workspace, keep=KEPT)

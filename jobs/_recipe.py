@@ -7,9 +7,9 @@ from typing import Any, TypeVar, get_args
 import tyro
 
 from mmbatch.errors import InputError
-from mmbatch.training import Augmentation, HeadKind, HeadRecipe, Lora, Training
+from mmbatch.training import Augmentation, HeadKind, HeadRecipe, LateFusionRecipe, Lora, Training
 
-RecipeT = TypeVar("RecipeT", bound=Training | HeadRecipe)
+RecipeT = TypeVar("RecipeT", bound=Training | HeadRecipe | LateFusionRecipe)
 
 _PARTS: Mapping[str, Callable[[], Any]] = {"augmentation": Augmentation, "lora": Lora}
 

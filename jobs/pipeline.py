@@ -71,7 +71,7 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
     from mmbatch.pipelines.extract_joined import extract_joined
     from mmbatch.pipelines.predict import predict
     from mmbatch.pipelines.train_head import train_head
-    from mmbatch.pipelines.train_late_fusion import train_late_fusion
+    from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
 
     clock, timings = time.monotonic(), {}
 
@@ -89,7 +89,7 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
     if head and reads_sequences(head):
         stages["joined"] = extract_joined(workspace, head)
         lap("join")
-    predictor = train_late_fusion(workspace, encoders, head)
+    predictor = train_late_fusion(workspace, encoders, head, recipe=preset.late_fusion, goal=Goal())
     lap("late fusion")
     stages |= {"predictor": predictor.id, "predict": predict(workspace, predictor)}
     lap("predict")

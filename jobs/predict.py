@@ -1,7 +1,7 @@
 """Feature store, predictor -> predictions."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jobs._cli import Job, plan, run_job
 from mmbatch.models import newest_predictor, open_model
@@ -14,6 +14,9 @@ class Predict(Job):
 
     predictor: str | None = None
     """name@fingerprint of the predictor; default: the one stored last."""
+    explain: Literal["needed", "all"] = "needed"
+    """Which predictions say what each modality contributes: those for review or of another category than before, or
+    all, which takes several times as long."""
 
 
 def main(config: Predict) -> dict[str, Any]:
@@ -30,7 +33,7 @@ def main(config: Predict) -> dict[str, Any]:
     if config.dry_run:
         return plan(config, predictor=model.id, products=outdated(workspace, model).counts)
     with workspace.writing("predict", wait_s=config.wait) as workspace:
-        return predict(workspace, model)
+        return predict(workspace, model, explain=config.explain)
 
 
 if __name__ == "__main__":

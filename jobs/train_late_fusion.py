@@ -1,16 +1,29 @@
 """Scores of every model on the fusion rows -> late fusion -> predictor."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs._cli import Job, plan, run_job
+from jobs._recipe import changed, workers_of
 from mmbatch.models import newest_encoders, newest_head
+from mmbatch.presets import preset_named
 from mmbatch.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainLateFusion(Job):
-    """Fit the late fusion, which joins the models' scores, and store the predictor."""
+    """Fit the late fusion, which joins the models' scores, calibrate it, and store the predictor."""
+
+    training: tuple[str, ...] = ()
+    """Fields of the recipe to change, such as objective=multiclass num_leaves=22 min_child_samples=125."""
+    precision: float | None = 0.95
+    """Share of right ones that accepted predictions are to reach, proven on the calibration rows with 95 % confidence;
+    what does not reach it backs off to an inner node of the category tree, or goes to review. None: all to review."""
+    per_class: bool = False
+    """Give categories with enough calibration rows thresholds of their own."""
+    workers: str | None = None
+    """Processes that boost, on Ray Train: a number, or FEWEST:MOST; only where there are more fusion rows than fit.
+    Default: one, without Ray Train."""
 
 
 def main(config: TrainLateFusion) -> dict[str, Any]:
@@ -19,14 +32,17 @@ def main(config: TrainLateFusion) -> dict[str, Any]:
     encoders = newest_encoders(workspace)
     ids = [model.id for model in encoders]
     head = newest_head(workspace, encoders)
+    recipe = changed(preset_named(workspace.settings.preset).late_fusion, config.training)
+    workers = workers_of(config.workers)
     if config.dry_run:
-        return plan(config, encoders=ids, head=head.id if head else None)
+        return plan(config, encoders=ids, head=head.id if head else None, recipe=asdict(recipe))
 
-    from mmbatch.pipelines.train_late_fusion import train_late_fusion
+    from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
 
+    goal = Goal(precision=config.precision, per_class=config.per_class)
     with workspace.writing("train_late_fusion", wait_s=config.wait) as workspace:
-        model = train_late_fusion(workspace, encoders, head)
-    return {"predictor": model.id, "late_fusion": model.card["late_fusion"]}
+        model = train_late_fusion(workspace, encoders, head, recipe=recipe, goal=goal, workers=workers)
+    return {"predictor": model.id} | {name: model.card[name] for name in ("late_fusion", "calibration", "decisions")}
 
 
 if __name__ == "__main__":

@@ -92,6 +92,12 @@ class Predictions:
             unchanged=int(pc.sum(stands).as_py() or 0),
         )
 
+    def categories(self, product_ids: pa.ChunkedArray, bucket: int) -> pa.Array:
+        """Published category of each product of a bucket, string; null where there is none."""
+        published = self.table.read(["product_id", "category"], buckets=[bucket]).combine_chunks()
+        place = pc.index_in(product_ids, value_set=published["product_id"].combine_chunks()).combine_chunks()
+        return published["category"].combine_chunks().take(place)
+
     def merge_bucket(
         self, bucket: int, *, run_id: str, product_ids: pa.Array
     ) -> tuple[list[FileEntry], list[FileEntry]]:

@@ -10,13 +10,17 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from mmbatch.errors import InputError
+from mmbatch.fusion.abstaining import Abstaining, Decided
+from mmbatch.fusion.calibration import Calibration, scaled
+from mmbatch.fusion.explanation import contributions
 from mmbatch.fusion.head import FusionHead, load_head
 from mmbatch.fusion.late import LateFusion, load_late_fusion
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.probe import unit
 from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.fusion.taxonomy_paths import LabelPath
-from mmbatch.fusion.taxonomy_version import TaxonomyVersion
+from mmbatch.fusion.taxonomy_version import REVIEW, TaxonomyVersion
 from mmbatch.models import Model, fetch_model
 from mmbatch.schema import Modality
 from mmbatch.storage import filesystem_of
@@ -26,6 +30,8 @@ HEAD_MODEL = "fusion-head"
 """Name of the head among the models whose scores the late fusion joins."""
 
 _CONTENT = "predictor.json"
+_CALIBRATION = "calibration.json"
+_ABSTAINING = "abstaining.json"
 
 Features = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Encoder name -> vectors float16 `[N, width]` and presence bool `[N]`; under `HEAD_MODEL` the stored joined embeddings
@@ -104,10 +110,14 @@ class Scorer:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """Scorer, late fusion and labels: restores everything that a prediction was trained with."""
+    """Scorer, late fusion, calibration, thresholds and labels: all that a prediction was trained with."""
 
     scorer: Scorer
     late_fusion: LateFusion
+    calibration: Calibration
+    """Temperatures of the late fusion's probabilities, and of those of each model that are published."""
+    abstaining: Abstaining
+    """Which categories are sure enough to be accepted."""
     version: TaxonomyVersion | None = None
     """Of the taxonomy that the predictor was trained on; None: it decides for the categories that it was trained on."""
 
@@ -130,6 +140,8 @@ class Predictor:
         if self.scorer.head is not None:
             self.scorer.head.save(folder)
         self.late_fusion.save(folder)
+        (folder / _CALIBRATION).write_text(self.calibration.to_json())
+        (folder / _ABSTAINING).write_text(self.abstaining.to_json())
         content = {
             "encoders": [asdict(part) for part in self.scorer.encoders],
             "joined": self.scorer.joined,
@@ -139,21 +151,33 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a predictor that `save` wrote; its head is in `eval()` mode."""
+        """Read a predictor that `save` wrote; its head is in `eval()` mode.
+
+        Raises:
+            InputError: a file is missing or cannot be read, or the late fusion joins other models than there are.
+        """
+        try:
+            return cls._load(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"no predictor in {folder}: {error}") from error
+
+    @classmethod
+    def _load(cls, folder: Path) -> Self:
         content = json.loads((folder / _CONTENT).read_text())
         encoders = tuple(EncoderPart(**part) for part in content["encoders"])
         arrays = load_file(folder / "classifiers.safetensors")
         classifiers = {part.name: (arrays[f"{part.name}.weight"], arrays[f"{part.name}.bias"]) for part in encoders}
         head = load_head(folder) if (folder / "head.json").exists() else None
+        taxonomy = Taxonomy(tuple(tuple(path) for path in content["categories"]))
+        late, levels, joined = load_late_fusion(folder), _levels(head, taxonomy), content.get("joined")
+        scorer = Scorer(encoders=encoders, classifiers=classifiers, head=head, levels=levels, joined=joined)
+        if scorer.models != late.models:
+            raise InputError(f"{folder}: found models {list(scorer.models)}, the late fusion joins {list(late.models)}")
         return cls(
-            scorer=Scorer(
-                encoders=encoders,
-                classifiers=classifiers,
-                head=head,
-                levels=_levels(head, Taxonomy(tuple(tuple(path) for path in content["categories"]))),
-                joined=content.get("joined"),
-            ),
-            late_fusion=load_late_fusion(folder),
+            scorer=scorer,
+            late_fusion=late,
+            calibration=Calibration.from_json((folder / _CALIBRATION).read_text()),
+            abstaining=Abstaining.from_json((folder / _ABSTAINING).read_text(), taxonomy),
         )
 
     def edited(self, history: TaxonomyHistory) -> Self:
@@ -163,20 +187,45 @@ class Predictor:
         """
         taxonomy = self.scorer.levels.taxonomy
         version = history.version_of(taxonomy)
-        return self if version == TaxonomyVersion.of(taxonomy) else replace(self, version=version)
+        if version == TaxonomyVersion.of(taxonomy):
+            return self
+        decided = Taxonomy(tuple(path for path in version.decisions if path != REVIEW))
+        return replace(self, version=version, abstaining=self.abstaining.over(decided))
 
     def predict(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities of `categories` by every model, float32 `[N, M, C]`, and joined, float32 `[N, C]`.
+        """Probabilities of `categories` by every model, float32 `[N, M, C]`, and joined, float32 `[N, C]`; calibrated.
 
         Every product must have at least one vector. The late fusion joins the scores of the categories that it was
-        trained on; edits come after it.
+        trained on, as they are; temperatures and then edits come after it.
         """
         scores = self.scorer.scores(features)
-        joined = self.late_fusion.predict(scores)
+        joined = scaled(_log(self.late_fusion.predict(scores)), self.calibration.joined)
+        for model, name in enumerate(self.scorer.models):
+            scores[:, model] = scaled(_log(scores[:, model]), self.calibration.temperatures[name])
         if self.version is None:
             return scores, joined
         by_model = [_decided(self.version, scores[:, model]) for model in range(scores.shape[1])]
         return np.stack(by_model, axis=1), _decided(self.version, joined)
+
+    def decide(self, joined: np.ndarray) -> Decided:
+        """What may be used without a person, of joined probabilities float32 `[N, C]`; `abstaining.nodes` names it.
+
+        A product whose best decision is `REVIEW` is for review, however sure that is.
+        """
+        if self.version is None or REVIEW not in self.version.decisions:
+            return self.abstaining.decide(joined)
+        place = self.version.decisions.index(REVIEW)
+        decided = np.delete(joined, place, axis=1)
+        decided[joined.argmax(axis=1) == place] = np.nan
+        return self.abstaining.decide(decided)
+
+    def explain(self, features: Features) -> np.ndarray:
+        """What each model contributes to the score of the best category path, float32 `[N, M]`, in nats.
+
+        Of the paths that the predictor was trained on, as edits of the taxonomy come after the models.
+        """
+        scores = self.scorer.scores(features)
+        return contributions(self.late_fusion, scores, self.late_fusion.predict(scores).argmax(axis=1))
 
 
 def load_predictor(model: Model, history: TaxonomyHistory) -> Predictor:
@@ -195,14 +244,18 @@ def _decided(version: TaxonomyVersion, probabilities_NP: np.ndarray) -> np.ndarr
     """Probabilities of the decisions, float32 `[N, D]`; NaN where a product has no score."""
     scored = ~np.isnan(probabilities_NP[:, 0])
     found = np.full((len(probabilities_NP), len(version.decisions)), np.nan, np.float32)
-    with np.errstate(divide="ignore"):  # of a probability of 0
-        found[scored] = np.exp(version.log_probs(np.log(probabilities_NP[scored])))
+    found[scored] = np.exp(version.log_probs(_log(probabilities_NP[scored])))
     return found
 
 
 def _levels(head: FusionHead | None, taxonomy: Taxonomy) -> Levels:
     """One classifier is for whole paths, several are for a level each: weights matter in training only."""
     return Levels(taxonomy, (1.0,) * len(head.classes) if head is not None and len(head.classes) > 1 else ())
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):  # of a probability of 0
+        return np.asarray(np.log(probabilities))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -87,6 +87,11 @@ PREDICTIONS = pa.schema(
         ("top_probabilities", pa.list_(pa.float32())),  # of `top_categories`
         ("model_categories", pa.map_(pa.string(), pa.string())),  # model -> its own best category
         ("model_probabilities", pa.map_(pa.string(), pa.float32())),  # model -> its probability for that
+        ("decision", pa.string()),  # accepted | backed_off | review
+        ("decided_category", pa.string()),  # `category` where accepted, else an inner node; null: to be reviewed
+        ("modality_text", pa.float32()),  # contribution to the score of `category`, in nats; null: not explained
+        ("modality_image", pa.float32()),
+        ("modality_fused", pa.float32()),
         ("predictor", pa.string()),  # name@fingerprint; with edits of the taxonomy: see docs/tables.md
         ("text_hash", pa.string()),  # inputs the prediction was made from; null: modality missing
         ("image_hash", pa.string()),

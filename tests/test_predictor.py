@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmbatch import schema
+from mmbatch.errors import InputError
 from mmbatch.fusion.head import ConcatenationHead, CrossAttentionHead
 from mmbatch.fusion.late import LateFusion
 from mmbatch.fusion.levels import Levels
@@ -14,6 +15,7 @@ from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.pipelines.predict import TOP_K, prediction_table
 from mmbatch.predictor import EncoderPart, Predictor, Scorer
 from mmbatch.taxonomy_history import TaxonomyHistory
+from tests.made_predictor import predictor_of
 
 CATEGORIES = (("a",), ("b", "c"), ("b", "d"))
 PARTS = (EncoderPart(id="img@1", modality="image", width=3), EncoderPart(id="txt@2", modality="text", width=2))
@@ -35,9 +37,7 @@ def predictor() -> Predictor:
         modality_dropout=0.3,
     ).eval()
     scorer = Scorer(encoders=PARTS, classifiers=classifiers, head=head, levels=Levels(Taxonomy(CATEGORIES)))
-    scores = scorer.scores(features(60))
-    late = LateFusion.fit(scores, np.arange(60) % 3, models=scorer.models, classes=3, seed=0, threads=1)
-    return Predictor(scorer=scorer, late_fusion=late)
+    return predictor_of(scorer, features(60), np.arange(60) % 3)
 
 
 def features(rows: int, *, without_image: tuple[int, ...] = ()) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -122,6 +122,42 @@ def test_prediction_rows_agree_with_the_scores(predictor: Predictor) -> None:
         assert models["txt"] == " > ".join(CATEGORIES[scores[i, 1].argmax()])
         assert dict(row["model_probabilities"])["txt"] == scores[i, 1].max()
     assert rows["image_hash"].to_pylist() == ["i", None, "i", "i"]
+
+
+def test_decisions_and_contributions_stand_beside_the_category(predictor: Predictor) -> None:
+    given = features(60, without_image=(1,))
+    rows = prediction_table(keys_of(60), given, predictor).to_pylist()
+    decided = predictor.decide(predictor.predict(given)[1])
+    assert {row["decision"] for row in rows} >= {"accepted", "review"}
+    for row, node in zip(rows, decided.node, strict=True):
+        expected = " > ".join(predictor.abstaining.nodes[node]) if node >= 0 else None
+        assert row["decided_category"] == expected
+        assert (expected is None) == (row["decision"] == "review")
+        assert (expected == row["category"]) == (row["decision"] == "accepted")
+    of_model = predictor.explain(given)
+    for row, values in zip(rows, of_model.tolist(), strict=True):
+        assert [row["modality_image"], row["modality_text"], row["modality_fused"]] == values
+
+
+def test_only_what_changed_or_goes_to_review_is_explained(predictor: Predictor) -> None:
+    rows = prediction_table(keys_of(60), features(60), predictor)
+    before = rows["category"].to_pylist()
+    before[0], before[1] = "another", None
+    some = prediction_table(keys_of(60), features(60), predictor, before=pa.array(before, pa.string()))
+    for at, (row, explained) in enumerate(zip(some.to_pylist(), rows.to_pylist(), strict=True)):
+        wanted = at == 0 or row["decision"] == "review"
+        assert row["modality_text"] == (explained["modality_text"] if wanted else None)
+        assert row["category"] == explained["category"]
+
+
+def test_a_predictor_that_lacks_a_model_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+    predictor.save(tmp_path)
+    (tmp_path / "head.json").unlink()
+    with pytest.raises(InputError, match=r"found models \['img', 'txt'\], the late fusion joins .*'fusion-head'"):
+        Predictor.load(tmp_path)
+    (tmp_path / "calibration.json").unlink()
+    with pytest.raises(InputError, match="no predictor in .*|found models"):
+        Predictor.load(tmp_path)
 
 
 def keys_of(rows: int) -> pa.Table:

@@ -6,7 +6,7 @@ Shape letters: N products, P category paths.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
@@ -142,12 +142,17 @@ class Abstaining:
 
     @cached_property
     def nodes(self) -> tuple[LabelPath, ...]:
-        """All answers: the P category paths in the taxonomy's order, then the nodes of each level above the deepest.
+        """All answers: the P category paths in the taxonomy's order, then the nodes of each level that has a stage.
 
         So the number of an accepted product's answer is that of its category path. A category path that ends above the
         deepest level is there twice.
         """
-        return tuple(node for depth in stage_depths(self.taxonomy) for node in answer_paths(self.taxonomy, depth))
+        return tuple(node for stage in self.stages for node in answer_paths(self.taxonomy, stage.depth))
+
+    def over(self, taxonomy: Taxonomy) -> Self:
+        """These thresholds over an edited tree: a level that it does not have falls away, as do those `per_class`."""
+        kept = [stage for stage in self.stages if stage.depth is None or stage.depth < len(taxonomy.levels)]
+        return replace(self, taxonomy=taxonomy, stages=tuple(replace(stage, own={}) for stage in kept))
 
     def decide(self, probabilities_NP: Floats) -> Decided:
         """Decision for each product; review where its probabilities are NaN.

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import asdict
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from mmbatch import schema
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.failpoints import reach
 from mmbatch.feature_store import FeatureStore, require_features
+from mmbatch.fusion.abstaining import KINDS, REVIEW
 from mmbatch.fusion.taxonomy_edits import shown
 from mmbatch.joined import read_joined
 from mmbatch.models import Model
@@ -29,8 +30,11 @@ from mmbatch.workspace import Workspace
 TOP_K = 5
 """Best categories that a prediction names."""
 
-ROWS = 20_000
-"""Products scored at a time: 20,000 x 4 models x 1,000 classes are 320 MB of float32."""
+VALUES = 1 << 25
+"""Probabilities held at a time: 128 MiB of float32, 8,000 products of 4 models and 1,000 categories."""
+
+Explain = Literal["needed", "all"]
+"""Which predictions say what each modality contributes: those for review or of another category than before, or all."""
 
 
 class Outdated(NamedTuple):
@@ -62,7 +66,7 @@ def outdated(workspace: Workspace, predictor: Model) -> Outdated:
     return Outdated(per_bucket, counts)
 
 
-def predict(workspace: Workspace, predictor: Model) -> dict[str, Any]:
+def predict(workspace: Workspace, predictor: Model, *, explain: Explain = "needed") -> dict[str, Any]:
     """Predict every product whose published prediction does not stand any more, and publish.
 
     Returns:
@@ -80,7 +84,7 @@ def predict(workspace: Workspace, predictor: Model) -> dict[str, Any]:
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": dict(counts, predicted=0)}
     require_features(workspace, predictor.card["encoders"])
     start_ray()
-    counts["predicted"] = _stage(workspace, predictor, history, buckets, run.run_id)
+    counts["predicted"] = _stage(workspace, predictor, history, buckets, run.run_id, explain)
     counts["unpredictable"] = sum(buckets.values()) - counts["predicted"]
     tie_out("predict", counts["products"], {k: counts[k] for k in ("unchanged", "predicted", "unpredictable")})
     if counts["predicted"] or counts["removed"]:
@@ -105,14 +109,21 @@ def _versions(workspace: Workspace) -> dict[str, int]:
 
 
 def _stage(
-    workspace: Workspace, predictor: Model, history: TaxonomyHistory, per_bucket: dict[int, int], run_id: str
+    workspace: Workspace,
+    predictor: Model,
+    history: TaxonomyHistory,
+    per_bucket: dict[int, int],
+    run_id: str,
+    explain: Explain,
 ) -> int:
     """Write the predictions of this run to its staged table; returns how many."""
     staged, progress = (
         Predictions(workspace=workspace).staged(run_id),
         Progress("predict", sum(per_bucket.values()), "products"),
     )
-    work = partial(_predict_bucket, workspace=workspace, model=predictor, history=history, run_id=run_id)
+    work = partial(
+        _predict_bucket, workspace=workspace, model=predictor, history=history, run_id=run_id, explain=explain
+    )
     entries = []
     for done in stream([{"bucket": bucket} for bucket in per_bucket], work):
         entries += [FileEntry(**entry) for entry in done["entries"]]
@@ -156,15 +167,18 @@ def _loaded(model: Model, history: TaxonomyHistory) -> Predictor:
 
 
 def _predict_bucket(
-    row: dict[str, Any], *, workspace: Workspace, model: Model, history: TaxonomyHistory, run_id: str
+    row: dict[str, Any], *, workspace: Workspace, model: Model, history: TaxonomyHistory, run_id: str, explain: Explain
 ) -> list[dict[str, Any]]:
     bucket, identity, predictor = row["bucket"], history.identity(model.id), _loaded(model, history)
     predictions = Predictions(workspace=workspace)
     keys = Catalog(workspace=workspace).keys([bucket])
     rejected = rejected_parts(quarantine_table(workspace).snapshot(), bucket)
     keys = predictions.outdated(keys, predictor=identity, buckets=[bucket], rejected=rejected).keys
+    before = predictions.categories(keys["product_id"], bucket) if explain == "needed" else None
+    step = max(1, VALUES // (len(predictor.scorer.models) * len(predictor.categories)))
     parts = [
-        _predict_rows(keys.slice(start, ROWS), predictor, workspace, bucket) for start in range(0, keys.num_rows, ROWS)
+        _predict_rows(keys.slice(start, step), before and before.slice(start, step), predictor, workspace, bucket)
+        for start in range(0, keys.num_rows, step)
     ]
     rows = pa.concat_tables([schema.PREDICTIONS.empty_table(), *parts])
     same = {name: pa.repeat(value, rows.num_rows) for name, value in (("predictor", identity), ("run_id", run_id))}
@@ -174,7 +188,9 @@ def _predict_bucket(
     return [{"bucket": bucket, "entries": [asdict(staged.write_file(rows, bucket=bucket))] if rows.num_rows else []}]
 
 
-def _predict_rows(keys: pa.Table, predictor: Predictor, workspace: Workspace, bucket: int) -> pa.Table:
+def _predict_rows(
+    keys: pa.Table, before: pa.Array | None, predictor: Predictor, workspace: Workspace, bucket: int
+) -> pa.Table:
     features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part in predictor.scorer.encoders:
         store = FeatureStore(workspace=workspace, encoder=part.id, modality=part.modality, width=part.width)
@@ -190,32 +206,42 @@ def _predict_rows(keys: pa.Table, predictor: Predictor, workspace: Workspace, bu
         features[HEAD_MODEL] = read_joined(store, keys, features, modalities, buckets=[bucket])
     usable = np.any([present for _, present in features.values()], axis=0)
     features = {name: (vectors[usable], present[usable]) for name, (vectors, present) in features.items()}
-    keys = keys.filter(pa.array(usable))
-    return prediction_table(keys, features, predictor) if keys.num_rows else schema.PREDICTIONS.empty_table()
+    keys, before = keys.filter(pa.array(usable)), before and before.filter(pa.array(usable))
+    if not keys.num_rows:
+        return schema.PREDICTIONS.empty_table()
+    return prediction_table(keys, features, predictor, before=before)
 
 
-def prediction_table(keys: pa.Table, features: Features, predictor: Predictor) -> pa.Table:
+def prediction_table(
+    keys: pa.Table, features: Features, predictor: Predictor, *, before: pa.Array | None = None
+) -> pa.Table:
     """Predictions of products by `Catalog.keys`: `schema.PREDICTIONS`; `predictor`, `quarantined`, `run_id` null.
 
     A product that stays in review (`REVIEW`) has neither label nor category, as does that decision among others.
+    With `before`, the published category of each product (null: none), only those predictions are explained that are
+    for review or of another category; without it, all.
     """
     scores_NMC, joined_NC = predictor.predict(features)
     paths = pa.array([path or None for path in predictor.categories], pa.list_(pa.string()))
     names = pa.array([shown(path) or None for path in predictor.categories], pa.string())
     k = min(TOP_K, joined_NC.shape[1])
-    top_NK = np.argsort(-joined_NC, axis=1, kind="stable")[:, :k]
+    top_NK = _top(joined_NC, k)
+    category = names.take(pa.array(top_NK[:, 0]))
+    decided = _decisions(joined_NC, predictor)
     offsets = pa.array(np.arange(0, (len(top_NK) + 1) * k, k, dtype=np.int32))
     missing = pa.nulls(keys.num_rows, pa.string())
     columns = {
         "product_id": keys["product_id"],
         "label": paths.take(pa.array(top_NK[:, 0])),
-        "category": names.take(pa.array(top_NK[:, 0])),
+        "category": category,
         "confidence": np.take_along_axis(joined_NC, top_NK[:, :1], axis=1)[:, 0],
         "top_categories": pa.ListArray.from_arrays(offsets, names.take(pa.array(top_NK.ravel()))),
         "top_probabilities": pa.ListArray.from_arrays(
             offsets, pa.array(np.take_along_axis(joined_NC, top_NK, 1).ravel())
         ),
         **_model_columns(scores_NMC, predictor.scorer.models, names),
+        **decided,
+        **_modality_columns(features, predictor, _to_explain(category, decided["decision"], before)),
         "predictor": missing,
         **_input_hashes(keys, features, predictor),
         "quarantined": pa.nulls(keys.num_rows, pa.list_(pa.string())),
@@ -238,6 +264,41 @@ def _model_columns(scores_NMC: np.ndarray, models: tuple[str, ...], names: pa.Ar
         "model_probabilities": pa.MapArray.from_arrays(
             offsets, keys, pa.array(probability_NM[row, model], pa.float32())
         ),
+    }
+
+
+def _top(joined_NC: np.ndarray, k: int) -> np.ndarray:
+    """The k best classes of each product, best first, `[N, k]`, without sorting all of them."""
+    chosen_NK = np.sort(np.argpartition(-joined_NC, k - 1, axis=1)[:, :k], axis=1)
+    order_NK = np.argsort(-np.take_along_axis(joined_NC, chosen_NK, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(chosen_NK, order_NK, axis=1)
+
+
+def _decisions(joined_NC: np.ndarray, predictor: Predictor) -> dict[str, pa.Array]:
+    found = predictor.decide(joined_NC)
+    nodes = pa.array([shown(path) for path in predictor.abstaining.nodes], pa.string())
+    place = pa.array(found.node, mask=found.node < 0)
+    return {"decision": pa.array(KINDS, pa.string()).take(pa.array(found.kind)), "decided_category": nodes.take(place)}
+
+
+def _to_explain(category: pa.Array, decision: pa.Array, before: pa.Array | None) -> np.ndarray:
+    """Which predictions are explained, bool `[N]`."""
+    if before is None:
+        return np.ones(len(category), bool)
+    changed = pc.fill_null(pc.not_equal(category, before), False)
+    return np.asarray(pc.or_(changed, pc.equal(decision, KINDS[REVIEW])))
+
+
+def _modality_columns(features: Features, predictor: Predictor, wanted: np.ndarray) -> dict[str, pa.Array]:
+    """Contributions summed over the models of each modality; 0 of a modality without a model, null if not wanted."""
+    of_model = {part.name: str(part.modality) for part in predictor.scorer.encoders} | {HEAD_MODEL: "fused"}
+    found_NM = np.zeros((len(wanted), len(predictor.scorer.models)), np.float32)
+    if wanted.any():
+        found_NM[wanted] = predictor.explain({name: (v[wanted], p[wanted]) for name, (v, p) in features.items()})
+    modality_M = np.array([of_model[name] for name in predictor.scorer.models])
+    return {
+        f"modality_{name}": pa.array(found_NM[:, modality_M == name].sum(axis=1), pa.float32(), mask=~wanted)
+        for name in ("text", "image", "fused")
     }
 
 

@@ -1,5 +1,6 @@
 """Labelled rows for training: which products, which classes, which split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,10 +33,10 @@ class Labels:
         rows = self.rows.rename(columns={HASH_COLUMNS[modality]: "content_hash"})
         return rows[rows["content_hash"].notna() & (rows["code"] >= 0)]
 
-    def digest(self, *modalities: Modality) -> str:
-        """Identity of the rows that train and choose a model of these modalities: not of the test rows."""
+    def digest(self, *modalities: Modality, splits: Sequence[Split] = ("train", "fusion")) -> str:
+        """Identity of the rows of some splits, for models of these modalities; by default, of those that train them."""
         columns = ["product_id", "category", "split", *(HASH_COLUMNS[modality] for modality in modalities)]
-        used = self.rows[self.rows["split"] != "test"][columns].fillna("")
+        used = self.rows[self.rows["split"].isin(splits)][columns].fillna("")
         return digest_of([len(used), str(pd.util.hash_pandas_object(used, index=False).sum())])
 
 

@@ -44,9 +44,18 @@ class ScoredRows:
                 features = {name: (vectors[part], there[part]) for name, (vectors, there) in found.features.items()}
                 yield self.scorer.scores(features), found.codes[part]
 
+    @property
+    def held(self) -> int:
+        """Products that `sample` holds, at most."""
+        return max(2, SAMPLE_VALUES // self.values)
+
+    def fits(self, split: Split) -> bool:
+        """Whether `sample` has the whole split."""
+        return sum(self.rows.sizes(split)) <= self.held
+
     def sample(self, split: Split) -> Scored:
         """As many products of a split as fit; buckets are by a hash of the ids, so the first ones are any ones."""
-        left = max(2, SAMPLE_VALUES // self.values)
+        left = self.held
         scores = [np.empty((0, len(self.scorer.models), len(self.rows.categories)), np.float32)]
         codes = [np.empty(0, np.int64)]
         for part, said in self.parts(split):

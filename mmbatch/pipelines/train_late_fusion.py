@@ -1,11 +1,11 @@
-"""Training of the late fusion: probes on the train rows, scores of the fusion rows -> predictor.
+"""Training of the late fusion: probes on train rows, late fusion on fusion rows, calibration rows -> predictor.
 
 No encoder runs here.
 """
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,34 +14,73 @@ import numpy as np
 from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
 from mmbatch.feature_store import require_features
+from mmbatch.fusion.abstaining import Abstaining
+from mmbatch.fusion.boosting import parameters_of
+from mmbatch.fusion.calibration import Calibration, scaled
 from mmbatch.fusion.head import load_head
 from mmbatch.fusion.late import LateFusion
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.probe import INVERSE_STRENGTH, fit_probe
 from mmbatch.joined import joined_store
 from mmbatch.models import Model, digest_of, fetch_model, find_model, publish_model, reads_sequences
+from mmbatch.pipelines.boost import BoostTask, boost_here, boost_on_workers
 from mmbatch.pipelines.cluster import run_task, start_ray
 from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
-from mmbatch.pipelines.rows import training_labels
+from mmbatch.pipelines.rows import Labels, training_labels
+from mmbatch.pipelines.scored_rows import ScoredRows
 from mmbatch.pipelines.train_head import identity_of
+from mmbatch.pipelines.training_run import crew_of
 from mmbatch.predictor import EncoderPart, Predictor, Scorer
 from mmbatch.progress import say
 from mmbatch.runs import Run
+from mmbatch.training import LateFusionRecipe
 from mmbatch.workspace import Workspace
 
 PREDICTOR = "predictor"
 
+CONFIDENCE = 0.95
+"""That the precision of a kind of decision is at least the one asked for."""
 
-def train_late_fusion(workspace: Workspace, encoders: Sequence[Model], head: Model | None) -> Model:
-    """Fit the late fusion on the fusion rows' scores and store the predictor, unless the workspace holds it already.
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """When a prediction is sure enough to be used without a person."""
+
+    precision: float | None = 0.95
+    """Share of right ones that each kind of decision is to reach; None: everything is for review."""
+    per_class: bool = False
+    """Categories with enough calibration rows get thresholds of their own."""
+
+
+def train_late_fusion(
+    workspace: Workspace,
+    encoders: Sequence[Model],
+    head: Model | None,
+    *,
+    recipe: LateFusionRecipe,
+    goal: Goal,
+    workers: tuple[int, int] | None = None,
+) -> Model:
+    """Fit late fusion, temperatures and thresholds, and store the predictor, unless the workspace holds it already.
+
+    Args:
+        workspace: whose features and labels are used.
+        encoders: whose probes are fitted and joined.
+        head: the fusion head that is joined with them.
+        recipe: how the late fusion boosts.
+        goal: what predictions have to reach.
+        workers: fewest and most processes that boost, where there are more fusion rows than are held to choose how;
+            None: one.
 
     Raises:
-        InputError: an encoder's features are not stored, or the head reads sequences and none of its joined embeddings
-            is.
+        InputError: an encoder's features are not stored, the head tells other categories apart than there are, or it
+            reads sequences and none of its joined embeddings is stored.
     """
     labels = training_labels(Catalog(workspace=workspace))
-    made_from = [workspace.settings.seed, identity_of(encoders, labels), head.id if head else None, INVERSE_STRENGTH]
-    digest = digest_of(made_from)
+    _check_head(head, labels)
+    calibrated = labels.digest(*sorted({model.card["modality"] for model in encoders}), splits=("calibration",))
+    made_from = [workspace.settings.seed, identity_of(encoders, labels), calibrated, head.id if head else None]
+    digest = digest_of([*made_from, INVERSE_STRENGTH, asdict(recipe), asdict(goal)])
     if found := find_model(workspace, kind="predictor", name=PREDICTOR, recipe=digest):
         say(f"late       found {found.id}")
         return found
@@ -49,12 +88,16 @@ def train_late_fusion(workspace: Workspace, encoders: Sequence[Model], head: Mod
     joined = head if head and reads_sequences(head) else None
     if joined and not (table := joined_store(workspace, joined).table).rows():
         raise InputError(f"{table.uri}: found no joined embeddings, expected some: run jobs.extract_features first")
-    run = Run(workspace=workspace, job="train_late_fusion")
+    run = Run(workspace=workspace, job="train_late_fusion", settings={"recipe": asdict(recipe), "goal": asdict(goal)})
     start_ray()
     rows = FeatureRows(workspace, tuple(encoders), labels.categories, rows_per_bucket(labels), joined=joined)
-    model: Model = run_task(_train, rows, Levels.of(labels.taxonomy, _level_weights(head)), head, digest)
-    run.finish({"model": model.id, **model.card["late_fusion"]})
-    say(f"late       stored {model.id}: {model.card['late_fusion']['rounds']} boosting rounds over the weighting")
+    scored = ScoredRows(rows, run_task(_scorer, rows, Levels.of(labels.taxonomy, _level_weights(head)), head))
+    late = _late_fusion(scored, recipe, workers, digest)
+    say(f"late       {late.report.describe()}")
+    model: Model = run_task(_calibrate, scored, late, goal, head, digest)
+    say(f"late       {model.card['decisions']}")
+    run.finish({"model": model.id, **model.card["late_fusion"], "decisions": model.card["decisions"]})
+    say(f"late       stored {model.id}")
     return model
 
 
@@ -62,28 +105,77 @@ def _level_weights(head: Model | None) -> Sequence[float]:
     return head.card["training"]["level_weights"] if head else ()
 
 
-def _train(rows: FeatureRows, levels: Levels, head: Model | None, digest: str) -> Model:
+def _check_head(head: Model | None, labels: Labels) -> None:
+    """`InputError` where the head was trained on other categories: its scores are no scores of the present ones."""
+    trained = list(head.card["categories"]) if head else list(labels.categories)
+    if trained != list(labels.categories):
+        gone, new = sorted(set(trained) - set(labels.categories)), sorted(set(labels.categories) - set(trained))
+        raise InputError(
+            f"late fusion: {head.id if head else ''} was trained on {len(trained)} categories, the train rows have "
+            f"{len(labels.categories)}, {len(new)} new (as {new[:2]}) and {len(gone)} gone (as {gone[:2]}): run "
+            "jobs.train_head first"
+        )
+
+
+def _late_fusion(
+    scored: ScoredRows, recipe: LateFusionRecipe, workers: tuple[int, int] | None, digest: str
+) -> LateFusion:
+    """Fitted on as many fusion rows as are held; boosting, where it is kept, on all of them."""
+    late: LateFusion = run_task(_fit, scored, recipe)
+    if late.boosting is None or scored.fits("fusion"):
+        return late
+    seed, classes = scored.rows.workspace.settings.seed, late.classes
+    task = BoostTask(scored, late, parameters_of(recipe, classes=classes, seed=seed, threads=1))
+    if workers is None:
+        booster = run_task(boost_here, task)
+    else:
+        storage = scored.rows.workspace.path("tmp", f"late-{digest[:16]}")
+        booster = boost_on_workers(task, crew_of(workers), storage=storage)
+    return replace(late, boosting=replace(late.boosting, booster=booster))
+
+
+def _fit(scored: ScoredRows, recipe: LateFusionRecipe) -> LateFusion:
     """Runs in a Ray task."""
-    scorer = _scorer(rows, levels, head)
-    parts = [(scorer.scores(features), codes) for features, codes in rows.read("fusion")]
-    late = LateFusion.fit(
-        np.concatenate([scores for scores, _ in parts]),
-        np.concatenate([codes for _, codes in parts]),
-        models=scorer.models,
-        classes=len(rows.categories),
-        seed=rows.workspace.settings.seed,
-        threads=1,
+    scores, codes = scored.sample("fusion")
+    models, classes = scored.scorer.models, len(scored.rows.categories)
+    seed = scored.rows.workspace.settings.seed
+    return LateFusion.fit(scores, codes, models=models, classes=classes, recipe=recipe, seed=seed, threads=1)
+
+
+def _calibrate(scored: ScoredRows, late: LateFusion, goal: Goal, head: Model | None, digest: str) -> Model:
+    """Fit temperatures and thresholds on the calibration rows, and store the predictor; runs in a Ray task."""
+    scores, codes = scored.sample("calibration")
+    joined = late.predict(scores)
+    joined[np.isnan(scores).all(axis=(1, 2))] = np.nan
+    with np.errstate(divide="ignore"):  # of a probability of 0
+        logs = {name: np.log(scores[:, model]) for model, name in enumerate(late.models)}
+        calibration = Calibration.fit(np.log(joined), logs, codes)
+        probabilities = scaled(np.log(joined), calibration.joined)
+    abstaining = Abstaining.fit(
+        probabilities,
+        codes,
+        scored.scorer.levels.taxonomy,
+        target=goal.precision,
+        level=CONFIDENCE,
+        per_class=goal.per_class,
     )
+    predictor = Predictor(scorer=scored.scorer, late_fusion=late, calibration=calibration, abstaining=abstaining)
+    return _publish(scored.rows, predictor, head, digest)
+
+
+def _publish(rows: FeatureRows, predictor: Predictor, head: Model | None, digest: str) -> Model:
     card = {
         "encoders": [model.id for model in rows.encoders],
         "head": head.id if head else None,
-        "models": scorer.models,
-        "late_fusion": asdict(late.report),
+        "models": predictor.scorer.models,
+        "late_fusion": asdict(predictor.late_fusion.report),
+        "calibration": asdict(predictor.calibration),
+        "decisions": predictor.abstaining.describe(),
         "preset": rows.workspace.settings.preset,
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        Predictor(scorer=scorer, late_fusion=late).save(folder)
+        predictor.save(folder)
         files = sorted(path.name for path in folder.iterdir())
         return publish_model(
             rows.workspace, kind="predictor", name=PREDICTOR, folder=folder, identity=files, recipe=digest, card=card
@@ -91,7 +183,7 @@ def _train(rows: FeatureRows, levels: Levels, head: Model | None, digest: str) -
 
 
 def _scorer(rows: FeatureRows, levels: Levels, head: Model | None) -> Scorer:
-    """Linear probes fitted on the train rows, and the head."""
+    """Linear probes fitted on the train rows, and the head; runs in a Ray task."""
     ordered = sorted(rows.encoders, key=lambda model: model.name)
     return Scorer(
         encoders=tuple(

@@ -72,7 +72,7 @@ def test_each_stage_is_fitted_on_the_rows_that_reach_it(cascade):
 
 
 def test_answers_are_numbered_paths_first():
-    nodes = Abstaining.fit(CALIBRATION, LABELS, TREE, target=None).nodes
+    nodes = Abstaining.fit(CALIBRATION, LABELS, TREE, target=0.5).nodes
     assert nodes == (*TREE.paths, *TREE.nodes[1], *TREE.nodes[0])
 
 
@@ -256,3 +256,17 @@ def test_bad_level_and_bad_shapes_to_decide_are_refused(cascade):
         Abstaining.fit(CALIBRATION, LABELS, TREE, target=0.9, level=95)
     with pytest.raises(InputError, match=r"^abstaining: found probabilities \[1, 3\], expected \[N, 6\]"):
         cascade.decide(np.zeros((1, 3)))
+
+
+def test_thresholds_hold_over_an_edited_tree():
+    fitted = Abstaining.fit(CALIBRATION, LABELS, TREE, target=0.5)
+    flat = Taxonomy(tuple((f"n{code}",) for code in range(3)))
+    over = fitted.over(flat)
+    assert over.nodes == flat.paths
+    assert [stage.depth for stage in over.stages] == [None]
+    sure = over.decide(np.array([[0.99, 0.005, 0.005], [np.nan] * 3], np.float32))
+    assert sure.kind.tolist() == [ACCEPTED, REVIEW]
+    assert over.nodes[sure.node[0]] == ("n0",)
+    deeper = fitted.over(Taxonomy((*TREE.paths, ("a", "x", "1", "deeper"))))
+    assert [stage.depth for stage in deeper.stages] == [stage.depth for stage in fitted.stages]
+    assert len(deeper.nodes) == len(TREE.paths) + 1 + sum(len(deeper.taxonomy.nodes[at]) for at in (1, 0))

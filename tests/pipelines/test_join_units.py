@@ -23,7 +23,7 @@ from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
 from mmbatch.pipelines.join_units import Join, JoinStages, rows_of_units
 from mmbatch.pipelines.rows import training_labels
 from mmbatch.pipelines.stress_joined import Variants
-from mmbatch.pipelines.train_late_fusion import train_late_fusion
+from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
 from mmbatch.predictor import HEAD_MODEL
 from mmbatch.stale import stale
 from mmbatch.tables import FileEntry
@@ -183,7 +183,7 @@ def test_the_late_fusion_reads_the_embeddings_and_refuses_to_run_without_any(
     head = stored.head()
     monkeypatch.setattr("mmbatch.pipelines.train_late_fusion.start_ray", pytest.fail)
     with pytest.raises(InputError, match=f"{head.id}: found no joined embeddings, expected some: run jobs.extract_f"):
-        train_late_fusion(stored.workspace, stored.encoders, head)
+        train_late_fusion(stored.workspace, stored.encoders, head, recipe=LateFusionRecipe(), goal=Goal())
     join(stored, head)
     labels, known = training_labels(Catalog(workspace=stored.workspace)), embeddings(stored, head)
     read = (stored.workspace, stored.encoders, labels.categories, rows_per_bucket(labels))

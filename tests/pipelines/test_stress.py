@@ -12,7 +12,6 @@ from safetensors.numpy import load
 from mmbatch.catalog import Catalog
 from mmbatch.encoders import encode
 from mmbatch.encoders.ngram import NgramText
-from mmbatch.fusion.late import LateFusion
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.metrics import UNSCORED, f1_scores
@@ -24,6 +23,7 @@ from mmbatch.predictor import EncoderPart, Features, Predictor, Scorer
 from mmbatch.reports.evaluation import StressRow
 from mmbatch.sources import Columns
 from mmbatch.workspace import Settings, Workspace
+from tests.made_predictor import predictor_of
 from tests.pipelines.test_extract import publish
 
 CATEGORIES = (("a",), ("b", "c"), ("b", "d"))
@@ -38,9 +38,7 @@ def predictor() -> Predictor:
         part.name: (rng.normal(size=(3, part.width)).astype(np.float32), np.zeros(3, np.float32)) for part in parts
     }
     scorer = Scorer(encoders=parts, classifiers=probes, head=None, levels=Levels(Taxonomy(CATEGORIES)))
-    scores = scorer.scores(stored(60))
-    late = LateFusion.fit(scores, np.arange(60) % 3, models=scorer.models, classes=3, seed=0, threads=1)
-    return Predictor(scorer=scorer, late_fusion=late)
+    return predictor_of(scorer, stored(60), np.arange(60) % 3)
 
 
 def features(rows: int, width: int, *, seed: int, absent: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,6 @@ import pytest
 
 from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
-from mmbatch.fusion.late import LateFusion
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.models import CARD, Model, publish_model
@@ -23,11 +22,12 @@ from mmbatch.pipelines.maintain import plan_maintenance
 from mmbatch.pipelines.predict import outdated, predict
 from mmbatch.pipelines.taxonomy import add_edits, list_versions, plan_edits
 from mmbatch.predictions import Predictions
-from mmbatch.predictor import EncoderPart, Predictor, Scorer, stored_categories
+from mmbatch.predictor import EncoderPart, Scorer, stored_categories
 from mmbatch.runs import last_run
 from mmbatch.schema import PREDICTIONS
 from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Settings, Workspace
+from tests.made_predictor import predictor_of
 from tests.stored_features import PATHS, WIDTHS, encoders, write_workspace
 
 PRODUCTS = 200
@@ -71,10 +71,9 @@ def publish_predictor(workspace: Workspace, folder: Path, *, paths: tuple[tuple[
     scorer = Scorer(encoders=parts, classifiers=probes, head=None, levels=Levels(taxonomy))
     codes = np.arange(40) % len(paths)
     vectors = {"image": second[codes].astype(np.float16), "text": first[codes].astype(np.float16)}
-    scores = scorer.scores({name: (values, np.ones(40, bool)) for name, values in vectors.items()})
-    late = LateFusion.fit(scores, codes, models=scorer.models, classes=len(paths), seed=0, threads=1)
+    given = {name: (values, np.ones(40, bool)) for name, values in vectors.items()}
     folder.mkdir()
-    Predictor(scorer=scorer, late_fusion=late).save(folder)
+    predictor_of(scorer, given, codes).save(folder)
     card = {"encoders": [part.id for part in parts], "head": None, "models": scorer.models, "late_fusion": {}}
     files = sorted(path.name for path in folder.iterdir())
     return publish_model(

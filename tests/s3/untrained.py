@@ -8,12 +8,12 @@ import numpy as np
 from mmbatch.encoders import Encoder
 from mmbatch.encoders.image import TimmImage
 from mmbatch.encoders.ngram import NgramText
-from mmbatch.fusion.late import LateFusion
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.models import Kind, Model, publish_model
 from mmbatch.predictor import EncoderPart, Predictor, Scorer
 from mmbatch.workspace import Workspace
+from tests.made_predictor import predictor_of
 
 CATEGORIES = (("Fashion",), ("Home",), ("Media",))
 FITTED_ROWS = 90
@@ -41,10 +41,8 @@ def publish_models(workspace: Workspace) -> None:
     }
     scorer = Scorer(encoders=parts, classifiers=classifiers, head=None, levels=Levels(Taxonomy(CATEGORIES)))
     vectors = {part.name: rng.normal(size=(FITTED_ROWS, part.width)).astype(np.float16) for part in parts}
-    scores = scorer.scores({name: (rows, np.ones(FITTED_ROWS, bool)) for name, rows in vectors.items()})
-    codes = np.arange(FITTED_ROWS) % classes
-    late = LateFusion.fit(scores, codes, models=scorer.models, classes=classes, seed=0, threads=1)
-    predictor = Predictor(scorer=scorer, late_fusion=late)
+    given = {name: (rows, np.ones(FITTED_ROWS, bool)) for name, rows in vectors.items()}
+    predictor = predictor_of(scorer, given, np.arange(FITTED_ROWS) % classes)
     _publish(workspace, "predictor", "predictor", predictor, encoders=[part.id for part in parts])
 
 
