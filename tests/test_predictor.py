@@ -37,7 +37,11 @@ def predictor() -> Predictor:
         modality_dropout=0.3,
     ).eval()
     scorer = Scorer(encoders=PARTS, classifiers=classifiers, head=head, levels=Levels(Taxonomy(CATEGORIES)))
-    return predictor_of(scorer, features(60), np.arange(60) % 3)
+    scores = scorer.scores(features(60))[:, 1]
+    unsure = np.argsort(scores.max(axis=1))[:8]  # there the text is wrong, elsewhere right
+    codes = scores.argmax(axis=1)
+    codes[unsure] = (codes[unsure] + 1) % 3
+    return predictor_of(scorer, features(60), codes, target=0.9)
 
 
 def features(rows: int, *, without_image: tuple[int, ...] = ()) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -136,7 +140,7 @@ def test_decisions_and_contributions_stand_beside_the_category(predictor: Predic
         assert (expected == row["category"]) == (row["decision"] == "accepted")
     of_model = predictor.explain(given)
     for row, values in zip(rows, of_model.tolist(), strict=True):
-        assert [row["modality_image"], row["modality_text"], row["modality_fused"]] == values
+        assert [row["modality_image"], row["modality_text"], row["modality_fused"]] == pytest.approx(values, abs=1e-4)
 
 
 def test_only_what_changed_or_goes_to_review_is_explained(predictor: Predictor) -> None:
@@ -146,17 +150,18 @@ def test_only_what_changed_or_goes_to_review_is_explained(predictor: Predictor) 
     some = prediction_table(keys_of(60), features(60), predictor, before=pa.array(before, pa.string()))
     for at, (row, explained) in enumerate(zip(some.to_pylist(), rows.to_pylist(), strict=True)):
         wanted = at == 0 or row["decision"] == "review"
-        assert row["modality_text"] == (explained["modality_text"] if wanted else None)
+        assert row["modality_text"] == (pytest.approx(explained["modality_text"], abs=1e-4) if wanted else None)
         assert row["category"] == explained["category"]
 
 
 def test_a_predictor_that_lacks_a_model_is_refused(predictor: Predictor, tmp_path: Path) -> None:
     predictor.save(tmp_path)
+    (tmp_path / "calibration.json").rename(tmp_path / "aside")
+    with pytest.raises(InputError, match=r"^no predictor in .*calibration\.json"):
+        Predictor.load(tmp_path)
+    (tmp_path / "aside").rename(tmp_path / "calibration.json")
     (tmp_path / "head.json").unlink()
     with pytest.raises(InputError, match=r"found models \['img', 'txt'\], the late fusion joins .*'fusion-head'"):
-        Predictor.load(tmp_path)
-    (tmp_path / "calibration.json").unlink()
-    with pytest.raises(InputError, match="no predictor in .*|found models"):
         Predictor.load(tmp_path)
 
 

@@ -27,6 +27,7 @@ from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
 from mmbatch.predictor import HEAD_MODEL
 from mmbatch.stale import stale
 from mmbatch.tables import FileEntry
+from mmbatch.training import LateFusionRecipe
 from tests.stored_products import BUCKETS, NO_IMAGE, NO_TEXT, TWIN, Stored, write_products
 
 J = 24
