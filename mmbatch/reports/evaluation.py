@@ -6,8 +6,6 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple, get_args
 
 import jinja2
@@ -17,8 +15,9 @@ import numpy.typing as npt
 from mmbatch.image_vectors import NPY_MAGIC
 from mmbatch.metrics import ClassScores
 from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, stress_png, thumbnail_jpeg
+from mmbatch.reports.plain_tables import percent
 from mmbatch.schema import SPLITS, Modality, Split
-from mmbatch.storage import filesystem_of, make_folder
+from mmbatch.storage import put_files
 
 Role = Literal["text encoder", "image encoder", "fusion head", "late fusion"]
 
@@ -144,7 +143,7 @@ def table_text(evaluation: Evaluation) -> str:
     for model in models:
         line = f"{model.role:{role_width}}  {model.name:{name_width}}"
         for split in SPLITS:
-            macro, micro, weighted = (_percent(figure) for figure in _figures(model.splits.get(split)))
+            macro, micro, weighted = (percent(figure) for figure in _figures(model.splits.get(split)))
             line += f"   {macro:>6}  {micro:>6} {weighted:>8}"
         lines.append(line)
     return (
@@ -168,8 +167,8 @@ def _level_lines(rows: Sequence[LevelRow]) -> list[str]:
     levels = "".join(f"  {f'level {level}':>7}" for level in range(1, len(rows[0].accuracies) + 1))
     heads = f"{'model':{width}}{levels}  {'hF1':>6}" + ("" if rows[0].kakao is None else f"  {'Kakao':>6}")
     lines = [
-        f"{row.model:{width}}{''.join(f'  {_percent(accuracy):>7}' for accuracy in row.accuracies)}"
-        f"  {_percent(row.hierarchical_f1):>6}" + ("" if row.kakao is None else f"  {row.kakao:.4f}")
+        f"{row.model:{width}}{''.join(f'  {percent(accuracy):>7}' for accuracy in row.accuracies)}"
+        f"  {percent(row.hierarchical_f1):>6}" + ("" if row.kakao is None else f"  {row.kakao:.4f}")
         for row in rows
     ]
     return [LEVELS, heads, "-" * len(heads), *lines, ""]
@@ -178,7 +177,7 @@ def _level_lines(rows: Sequence[LevelRow]) -> list[str]:
 def _stress_lines(rows: Sequence[StressRow]) -> list[str]:
     width = max(len(row.input) for row in rows)
     heads = f"{'input':{width}}  {'macro':>6}  {'micro':>6}  {'rows':>6}"
-    lines = [f"{row.input:{width}}  {_percent(row.macro):>6}  {_percent(row.micro):>6}  {row.rows:>6,}" for row in rows]
+    lines = [f"{row.input:{width}}  {percent(row.macro):>6}  {percent(row.micro):>6}  {row.rows:>6,}" for row in rows]
     return [STRESS, heads, "-" * len(heads), *lines]
 
 
@@ -195,14 +194,7 @@ def write_report(folder_uri: str, evaluation: Evaluation) -> str:
     }
     page = _page(evaluation, figures)
     files = {**figures, "metrics.json": _metrics_json(evaluation), "report.html": page.encode()}
-    filesystem, folder = filesystem_of(folder_uri)
-    make_folder(folder_uri)
-    with TemporaryDirectory() as scratch:
-        for name, content in files.items():
-            local = Path(scratch, name)
-            local.write_bytes(content)
-            filesystem.put_file(str(local), f"{folder.rstrip('/')}/{name}")  # S3 takes the content type from the name
-    return f"{folder_uri.rstrip('/')}/report.html"
+    return put_files(folder_uri, files)[-1]
 
 
 def _models(evaluation: Evaluation) -> list[_Model]:
@@ -241,7 +233,7 @@ def _page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
     models = _models(evaluation)
     return environment.get_template("evaluation.html.j2").render(
         evaluation=evaluation,
@@ -271,7 +263,7 @@ def _best_on_test(models: Sequence[_Model]) -> tuple[float, float, float]:
 def _headline(models: Sequence[_Model]) -> list[tuple[str, str]]:
     """Figure and what it is: late fusion on the test split, against the best encoder of a single modality."""
     fused = next(model.splits["test"] for model in models if model.role == "late fusion")
-    tiles = [(f"{_percent(fused.macro)} %", "macro-F1 on test"), (f"{_percent(fused.micro)} %", "micro-F1 on test")]
+    tiles = [(f"{percent(fused.macro)} %", "macro-F1 on test"), (f"{percent(fused.micro)} %", "micro-F1 on test")]
     single = [model.splits["test"] for model in models if model.role in SINGLE and "test" in model.splits]
     if single:
         best = max(single, key=lambda row: row.macro)
@@ -328,11 +320,6 @@ def _bars(values: Mapping[str, float], text: Callable[[float], str]) -> list[tup
     """Name, text and length in 0..1 of each value, as bars that share one scale."""
     longest = max(map(abs, values.values()), default=0) or 1
     return [(name, text(value), abs(value) / longest) for name, value in values.items()]
-
-
-def _percent(figure: float) -> str:
-    """A figure in 0..1 as percent; a dash where there is none."""
-    return "–" if math.isnan(figure) else f"{100 * figure:.2f}"
 
 
 def _seconds(seconds: float) -> str:
