@@ -15,7 +15,6 @@ import numpy.typing as npt
 from mmbatch.image_vectors import NPY_MAGIC
 from mmbatch.metrics import ClassScores
 from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, stress_png, thumbnail_jpeg
-from mmbatch.reports.plain_tables import percent
 from mmbatch.schema import SPLITS, Modality, Split
 from mmbatch.storage import put_files
 
@@ -143,7 +142,7 @@ def table_text(evaluation: Evaluation) -> str:
     for model in models:
         line = f"{model.role:{role_width}}  {model.name:{name_width}}"
         for split in SPLITS:
-            macro, micro, weighted = (percent(figure) for figure in _figures(model.splits.get(split)))
+            macro, micro, weighted = (_percent(figure) for figure in _figures(model.splits.get(split)))
             line += f"   {macro:>6}  {micro:>6} {weighted:>8}"
         lines.append(line)
     return (
@@ -167,8 +166,8 @@ def _level_lines(rows: Sequence[LevelRow]) -> list[str]:
     levels = "".join(f"  {f'level {level}':>7}" for level in range(1, len(rows[0].accuracies) + 1))
     heads = f"{'model':{width}}{levels}  {'hF1':>6}" + ("" if rows[0].kakao is None else f"  {'Kakao':>6}")
     lines = [
-        f"{row.model:{width}}{''.join(f'  {percent(accuracy):>7}' for accuracy in row.accuracies)}"
-        f"  {percent(row.hierarchical_f1):>6}" + ("" if row.kakao is None else f"  {row.kakao:.4f}")
+        f"{row.model:{width}}{''.join(f'  {_percent(accuracy):>7}' for accuracy in row.accuracies)}"
+        f"  {_percent(row.hierarchical_f1):>6}" + ("" if row.kakao is None else f"  {row.kakao:.4f}")
         for row in rows
     ]
     return [LEVELS, heads, "-" * len(heads), *lines, ""]
@@ -177,7 +176,7 @@ def _level_lines(rows: Sequence[LevelRow]) -> list[str]:
 def _stress_lines(rows: Sequence[StressRow]) -> list[str]:
     width = max(len(row.input) for row in rows)
     heads = f"{'input':{width}}  {'macro':>6}  {'micro':>6}  {'rows':>6}"
-    lines = [f"{row.input:{width}}  {percent(row.macro):>6}  {percent(row.micro):>6}  {row.rows:>6,}" for row in rows]
+    lines = [f"{row.input:{width}}  {_percent(row.macro):>6}  {_percent(row.micro):>6}  {row.rows:>6,}" for row in rows]
     return [STRESS, heads, "-" * len(heads), *lines]
 
 
@@ -233,7 +232,7 @@ def _page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters["percent"] = _percent
     models = _models(evaluation)
     return environment.get_template("evaluation.html.j2").render(
         evaluation=evaluation,
@@ -263,7 +262,7 @@ def _best_on_test(models: Sequence[_Model]) -> tuple[float, float, float]:
 def _headline(models: Sequence[_Model]) -> list[tuple[str, str]]:
     """Figure and what it is: late fusion on the test split, against the best encoder of a single modality."""
     fused = next(model.splits["test"] for model in models if model.role == "late fusion")
-    tiles = [(f"{percent(fused.macro)} %", "macro-F1 on test"), (f"{percent(fused.micro)} %", "micro-F1 on test")]
+    tiles = [(f"{_percent(fused.macro)} %", "macro-F1 on test"), (f"{_percent(fused.micro)} %", "micro-F1 on test")]
     single = [model.splits["test"] for model in models if model.role in SINGLE and "test" in model.splits]
     if single:
         best = max(single, key=lambda row: row.macro)
@@ -320,6 +319,11 @@ def _bars(values: Mapping[str, float], text: Callable[[float], str]) -> list[tup
     """Name, text and length in 0..1 of each value, as bars that share one scale."""
     longest = max(map(abs, values.values()), default=0) or 1
     return [(name, text(value), abs(value) / longest) for name, value in values.items()]
+
+
+def _percent(figure: float) -> str:
+    """A figure in 0..1 as percent; a dash where there is none."""
+    return "–" if math.isnan(figure) else f"{100 * figure:.2f}"
 
 
 def _seconds(seconds: float) -> str:

@@ -246,11 +246,13 @@ def modality_value(predictions: ModelPredictions, models: Mapping[Modality, str]
     """
     _check_chosen(predictions, models)
     gold_N, classes = predictions.gold, len(predictions.categories)
-    said = {modality: predictions.codes[:, predictions.models.index(name)] for modality, name in models.items()}
+    said: dict[ModelModality, Labels] = {"fused": predictions.fused}
+    for modality, name in models.items():
+        said[modality] = predictions.codes[:, predictions.models.index(name)]
     support_C = np.bincount(gold_N, minlength=classes)
-    accuracies: dict[ModelModality, Floats] = {
+    accuracies = {
         modality: np.bincount(gold_N[codes_N == gold_N], minlength=classes) / np.maximum(support_C, 1)
-        for modality, codes_N in {**said, "fused": predictions.fused}.items()
+        for modality, codes_N in said.items()
     }
     gain_C = accuracies["fused"] - np.max([accuracies[modality] for modality in models], axis=0)
     present = np.flatnonzero(support_C)

@@ -1,13 +1,14 @@
 """Tables as Markdown for people and as CSV for programs and spreadsheets; what a catalog says stays plain text in both.
 
-A cell is a string, an integer, a figure (NaN: there is none) or None.
+A table is a sequence of columns of one length. A cell is a string, an integer, a figure (NaN: there is none) or None.
 """
 
 import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 Cell = str | int | float | None
 
@@ -21,9 +22,44 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]|~$])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def percent(figure: float) -> str:
-    """A figure in 0..1 as percent; a dash where there is none."""
-    return DASH if math.isnan(figure) else f"{100 * figure:.2f}"
+class Column(NamedTuple):
+    """One column of a table, made by `texts`, `counts`, `percents`, `nats`, or by hand for one form only."""
+
+    name: str | None
+    """In CSV; None: not there."""
+    heading: str | None
+    """In Markdown; None: not there."""
+    cells: Sequence[Cell]
+    shown: Callable[[Any], str]
+    """A cell as finished Markdown."""
+    right: bool
+    """Whether the cells stand at the right in Markdown, as figures do."""
+
+
+def texts(name: str, heading: str, cells: Iterable[str | None]) -> Column:
+    """A column of what a catalog or a person says."""
+    return Column(name, heading, list(cells), markdown_text, right=False)
+
+
+def counts(name: str, heading: str, cells: Iterable[int]) -> Column:
+    """A column of whole numbers."""
+    return Column(name, heading, [int(cell) for cell in cells], "{:,}".format, right=True)
+
+
+def percents(name: str, heading: str, shares: Iterable[float]) -> Column:
+    """A column of shares, 0..1, in percent."""
+    return Column(f"{name}_percent", heading, [round(100 * float(share), 6) for share in shares], _figure, right=True)
+
+
+def points(name: str, heading: str, differences: Iterable[float]) -> Column:
+    """A column of differences of shares, -1..1, in points."""
+    cells = [round(100 * float(difference), 6) for difference in differences]
+    return Column(f"{name}_points", heading, cells, signed, right=True)
+
+
+def nats(name: str, heading: str, sizes: Iterable[float]) -> Column:
+    """A column of sizes in nats."""
+    return Column(f"{name}_nats", heading, [float(size) for size in sizes], _figure, right=True)
 
 
 def signed(figure: float) -> str:
@@ -37,21 +73,38 @@ def markdown_text(text: str | None) -> str:
     return _MARKUP.sub(r"\\\1", line).replace("&", "&amp;").replace("<", "&lt;") or DASH
 
 
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, figures: int) -> str:
-    """A table of finished Markdown cells, of which the last `figures` columns stand at the right of their columns."""
-    marks = ["---"] * (len(headings) - figures) + ["---:"] * figures
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, marks, *rows))
+def markdown_table(columns: Sequence[Column], rows: Iterable[int] | None = None) -> str:
+    """The columns that have a heading, with these `rows`; None: with all."""
+    there = [column for column in columns if column.heading is not None]
+    lines = [
+        [markdown_text(column.heading) for column in there],
+        ["---:" if column.right else "---" for column in there],
+        *(
+            [column.shown(column.cells[row]) for column in there]
+            for row in (range(len(there[0].cells)) if rows is None else rows)
+        ),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def csv_bytes(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> bytes:
-    """CSV (RFC 4180, UTF-8): texts that a spreadsheet would run get a leading apostrophe, numbers stay numbers.
+def csv_bytes(columns: Sequence[Column]) -> bytes:
+    """The columns that have a name as CSV (RFC 4180, UTF-8), in which a spreadsheet finds nothing to run.
 
-    A cell is empty where a figure is NaN or there is nothing. Lines end in CR LF: the csv module then quotes either of
-    the two within a text, so that none of its lines can pass for a row.
+    Texts that it would run get a leading apostrophe; numbers stay numbers, and a cell is empty where there is none.
+    Lines end in CR LF: the csv module then quotes either of the two within a text, so that none of its lines can pass
+    for a row.
     """
+    there = [column for column in columns if column.name is not None]
     written = io.StringIO()
-    csv.writer(written).writerows([_spreadsheet_cell(cell) for cell in row] for row in (columns, *rows))
+    rows = csv.writer(written)
+    rows.writerow([_spreadsheet_cell(column.name) for column in there])
+    for cells in zip(*(column.cells for column in there), strict=True):
+        rows.writerow(map(_spreadsheet_cell, cells))
     return written.getvalue().encode()
+
+
+def _figure(figure: float) -> str:
+    return DASH if math.isnan(figure) else f"{figure:.2f}"
 
 
 def _spreadsheet_cell(cell: Cell) -> Cell:
