@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 
 from mmbatch.reports.figures import MOST
-from mmbatch.reports.paper_analysis import Alone, ModalityValue, ModelPredictions
+from mmbatch.reports.paper_analysis import MODEL_MODALITIES, Alone, ModalityValue, ModelModality, ModelPredictions
 from mmbatch.reports.paper_figures import contributions_png
 from mmbatch.reports.paper_tables import (
     CorrectionRow,
@@ -25,7 +25,6 @@ from mmbatch.reports.paper_tables import (
     scores_table,
 )
 from mmbatch.reports.plain_tables import Column, csv_bytes, markdown_table, markdown_text, signed
-from mmbatch.schema import MODALITIES
 from mmbatch.storage import put_files
 
 
@@ -114,7 +113,7 @@ def _gains(value: ModalityValue) -> str:
 
 def _judges(value: ModalityValue) -> str:
     """Which models stand for the modalities."""
-    found = [
-        f"{modality} by {markdown_text(value.models[modality])}" for modality in MODALITIES if modality in value.models
-    ]
-    return ", ".join([*found, "fused by late fusion"])
+    models: dict[ModelModality, str] = {"fused": "late fusion"}
+    models.update(value.models.items())
+    judges = (f"{name} by {markdown_text(models[name])}" for name in MODEL_MODALITIES if name in models)
+    return ", ".join(judges)
