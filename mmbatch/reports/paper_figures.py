@@ -20,6 +20,11 @@ SHOWN = (0.5, 99.5)
 BINS = 240
 """Steps of the scale at which a density is taken: about three pixels each."""
 
+NOTE = (
+    "to the raw score of the category that late fusion predicts, per product (SHAP values, summed by model); drawn: "
+    "the middle 99 % of the products, with median and quartiles; mean size: of what it adds or takes away"
+)
+
 MODEL_COLOURS: Mapping[ModelModality, str] = {
     "text": COLOURS["text"],
     "image": COLOURS["image"],
@@ -55,11 +60,7 @@ def contributions_png(predictions: ModelPredictions) -> bytes:
     axes.tick_params(axis="x", labelsize=8, labelcolor=MUTED)
     axes.set_xlabel("contribution in nats", color=MUTED, size=9, labelpad=6)
     _modality_key(axes, predictions)
-    note = "to the raw score of the category that late fusion predicts, per product (SHAP values, summed by model); "
-    note += (
-        "drawn: the middle 99 % of the products, with median and quartiles; mean size: of what it adds or takes away"
-    )
-    write_title(axes, "What each model contributes", note)
+    write_title(axes, "What each model contributes", NOTE)
     return png_bytes(figure)
 
 
