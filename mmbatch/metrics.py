@@ -60,7 +60,7 @@ def f1_scores(gold: Labels, predicted: Labels) -> F1:
     Raises:
         ValueError: the vectors are empty, differ in shape, or hold a label that is not allowed.
     """
-    _check(gold=gold, predicted=predicted)
+    check_labels(gold=gold, predicted=predicted)
     occurring = np.union1d(gold, predicted[predicted != UNSCORED])
     macro, weighted = (
         float(f1_score(gold, predicted, labels=occurring, average=average, zero_division=0))
@@ -78,7 +78,7 @@ def per_class(gold: Labels, predicted: Labels, classes: int) -> ClassScores:
     Raises:
         ValueError: the vectors are empty, differ in shape, or hold a label that is not allowed.
     """
-    _check(gold=gold, predicted=predicted, classes=classes)
+    check_labels(gold=gold, predicted=predicted, classes=classes)
     precision, recall, f1, support = precision_recall_fscore_support(
         gold, predicted, labels=np.arange(classes), zero_division=np.nan
     )
@@ -93,7 +93,7 @@ def confusion(gold: Labels, predicted: Labels, classes: int) -> npt.NDArray[np.i
     Raises:
         ValueError: the vectors are empty, differ in shape, or hold a label that is not allowed.
     """
-    _check(gold=gold, predicted=predicted, classes=classes)
+    check_labels(gold=gold, predicted=predicted, classes=classes)
     scored = predicted != UNSCORED
     cells = gold[scored].astype(np.int64) * classes + predicted[scored]
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
@@ -174,7 +174,8 @@ def _check_paths(*, gold: Labels, predicted: Labels) -> None:
         raise ValueError(f"code {lowest}: expected a node's code, or -1 for no such level")
 
 
-def _check(*, gold: Labels, predicted: Labels, classes: int | None = None) -> None:
+def check_labels(*, gold: Labels, predicted: Labels, classes: int | None = None) -> None:
+    """Raise `ValueError` unless `predicted` [N] can be scored against `gold` [N], N above 0, of `classes` classes."""
     if gold.ndim != 1 or gold.shape != predicted.shape or not gold.size:
         raise ValueError(f"gold {gold.shape} and predicted {predicted.shape}: expected two equal lengths above 0")
     if gold.min() < 0:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import fsspec
@@ -104,6 +105,22 @@ def make_folder(uri: str) -> None:
     if is_local(uri):
         filesystem, path = filesystem_of(uri)
         filesystem.makedirs(path, exist_ok=True)
+
+
+def put_files(folder_uri: str, files: Mapping[str, bytes]) -> list[str]:
+    """Write files to a folder, which is made, or an `s3://` prefix, in the order given; what was there is replaced.
+
+    Returns:
+        Their URIs, in the same order.
+    """
+    filesystem, folder = filesystem_of(folder_uri)
+    make_folder(folder_uri)
+    with TemporaryDirectory() as scratch:
+        for name, content in files.items():
+            local = Path(scratch, name)
+            local.write_bytes(content)
+            filesystem.put_file(str(local), f"{folder.rstrip('/')}/{name}")  # S3 takes the content type from the name
+    return [f"{folder_uri.rstrip('/')}/{name}" for name in files]
 
 
 def delta_options(uri: str) -> dict[str, str] | None:

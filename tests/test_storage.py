@@ -18,6 +18,7 @@ from mmbatch.storage import (
     is_s3,
     make_folder,
     probe_conditional_put,
+    put_files,
     storage_error,
     storage_errors,
 )
@@ -144,3 +145,16 @@ def test_what_may_work_later_is_done_again(monkeypatch: pytest.MonkeyPatch) -> N
     outcomes[:] = [OSError(REFUSED)]
     with pytest.raises(OSError, match="SignatureDoesNotMatch"):
         again(act)
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_files_are_put_in_order_into_a_folder_that_is_made(tmp_path: Path, slash: str) -> None:
+    folder = f"{tmp_path}/new/folder"
+    assert put_files(f"{folder}{slash}", {"b.csv": b"1", "a.md": b"2"}) == [f"{folder}/b.csv", f"{folder}/a.md"]
+    assert put_files(folder, {"b.csv": b"3"}) == [f"{folder}/b.csv"]
+    assert {path.name: path.read_bytes() for path in Path(folder).iterdir()} == {"a.md": b"2", "b.csv": b"3"}
+
+
+def test_no_file_is_put_below_a_uri_with_credentials() -> None:
+    with pytest.raises(InputError, match="credentials in a URI are refused"):
+        put_files("s3://AKIA1:hush@bucket/w", {"a.md": b"1"})

@@ -6,8 +6,6 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple, get_args
 
 import jinja2
@@ -18,7 +16,7 @@ from mmbatch.image_vectors import NPY_MAGIC
 from mmbatch.metrics import ClassScores
 from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, stress_png, thumbnail_jpeg
 from mmbatch.schema import SPLITS, Modality, Split
-from mmbatch.storage import filesystem_of, make_folder
+from mmbatch.storage import put_files
 
 Role = Literal["text encoder", "image encoder", "fusion head", "late fusion"]
 
@@ -195,14 +193,7 @@ def write_report(folder_uri: str, evaluation: Evaluation) -> str:
     }
     page = _page(evaluation, figures)
     files = {**figures, "metrics.json": _metrics_json(evaluation), "report.html": page.encode()}
-    filesystem, folder = filesystem_of(folder_uri)
-    make_folder(folder_uri)
-    with TemporaryDirectory() as scratch:
-        for name, content in files.items():
-            local = Path(scratch, name)
-            local.write_bytes(content)
-            filesystem.put_file(str(local), f"{folder.rstrip('/')}/{name}")  # S3 takes the content type from the name
-    return f"{folder_uri.rstrip('/')}/report.html"
+    return put_files(folder_uri, files)[-1]
 
 
 def _models(evaluation: Evaluation) -> list[_Model]:

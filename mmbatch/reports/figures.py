@@ -53,7 +53,7 @@ def confusion_png(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> byte
     n, products = len(shown), np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     counts, share = matrix[np.ix_(shown, shown)], (matrix / products)[np.ix_(shown, shown)]
     cell = min(0.6, max(0.29, 9 / n))
-    figure, axes = _axes(width=n * cell, height=n * cell)
+    figure, axes = blank_axes(width=n * cell, height=n * cell)
     diagonal = np.eye(n, dtype=bool)
     for colours, cells in ((RIGHT, diagonal), (WRONG, ~diagonal)):
         axes.imshow(np.ma.array(share, mask=~cells | (counts == 0)), cmap=colours, norm=SHARE, aspect="auto")
@@ -64,8 +64,8 @@ def confusion_png(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> byte
         axes.axhspan(empty - 0.5, empty + 0.5, color=FAINT, lw=0)
     _label_cells(axes, [classes[label] for label in shown])
     _colour_keys(axes, size=n * cell)
-    _title(axes, "Confusion matrix of the test products", _confusion_note(matrix, shown))
-    return _png(figure)
+    write_title(axes, "Confusion matrix of the test products", _confusion_note(matrix, shown))
+    return png_bytes(figure)
 
 
 def most_confused(matrix: npt.NDArray[np.int64]) -> list[int]:
@@ -90,13 +90,13 @@ def per_class_png(scores: ClassScores, classes: Sequence[str]) -> bytes:
     figure, axes = _row_axes([classes[label] for label in shown])
     _bars(axes, scores.f1[shown])
     for row, label in enumerate(shown):
-        _right_hand(axes, row, f"{scores.support[label]:,}")
-    _right_hand(axes, -1, "products")
+        right_hand(axes, row, f"{scores.support[label]:,}")
+    right_hand(axes, -1, "products")
     macro = float(np.nanmean(scores.f1))
     axes.axvline(macro, color=INK, lw=1, ls=(0, (4, 3)))
     note = f"late fusion on the test split, weakest first; dashed line: macro-F1 {100 * macro:.1f}"
-    _title(axes, "F1 of each category, in percent", _selection(note, "the weakest", order, classes))
-    return _png(figure)
+    write_title(axes, "F1 of each category, in percent", _selection(note, "the weakest", order, classes))
+    return png_bytes(figure)
 
 
 def modalities_png(fused: ClassScores, single: Mapping[Modality, ClassScores], classes: Sequence[str]) -> bytes:
@@ -115,13 +115,13 @@ def modalities_png(fused: ClassScores, single: Mapping[Modality, ClassScores], c
         axes.plot(f1, rows, marker, color=colour, ms=6, label=f"{modality} alone", clip_on=False)
     axes.plot(fused.f1[shown], rows, "o", mfc="none", mec=INK, mew=1.8, ms=10, label="fused", clip_on=False)
     for row, value in enumerate(gain[ends]):
-        _right_hand(axes, row, f"{100 * value:+.1f}".replace("-", "−"))
-    _right_hand(axes, -1, "gain")
+        right_hand(axes, row, f"{100 * value:+.1f}".replace("-", "−"))
+    right_hand(axes, -1, "gain")
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=2.6, ncols=3, frameon=False, fontsize=9)
     note = "on the test split; gain: points of late fusion over the better single modality"
     note = _selection(note, "where fusion gains most and least", order, classes)
-    _title(axes, "F1 by text, by image and by both, in percent", note)
-    return _png(figure)
+    write_title(axes, "F1 by text, by image and by both, in percent", note)
+    return png_bytes(figure)
 
 
 def stress_png(macro: Mapping[str, float]) -> bytes:
@@ -130,11 +130,13 @@ def stress_png(macro: Mapping[str, float]) -> bytes:
     f1 = np.array(list(macro.values()))
     _bars(axes, f1)
     for row, change in enumerate(f1[1:] - f1[0], start=1):
-        _right_hand(axes, row, f"{100 * change:+.1f}".replace("-", "−"))
-    _right_hand(axes, -1, "change")
+        right_hand(axes, row, f"{100 * change:+.1f}".replace("-", "−"))
+    right_hand(axes, -1, "change")
     axes.axvline(f1[0], color=INK, lw=1, ls=(0, (4, 3)))
-    _title(axes, "Macro-F1 with parts removed, in percent", "late fusion on test products; dashed line: as they are")
-    return _png(figure)
+    write_title(
+        axes, "Macro-F1 with parts removed, in percent", "late fusion on test products; dashed line: as they are"
+    )
+    return png_bytes(figure)
 
 
 def thumbnail_jpeg(image: bytes) -> bytes | None:
@@ -179,7 +181,7 @@ def _label_cells(axes: Axes, names: Sequence[str]) -> None:
     """Tick labels, cell borders, and a bracket with its name beside the rows of each top-level category."""
     n, paths = len(names), [name.split(PATH_SEPARATOR) for name in names]
     deep = any(len(path) > 1 for path in paths)
-    labels = [_shorten(path[1:] if deep and len(path) > 1 else path, 30) for path in paths]
+    labels = [shorten(path[1:] if deep and len(path) > 1 else path, 30) for path in paths]
     axes.set_xticks(range(n), labels, rotation=90, size=8)
     axes.set_yticks(range(n), labels, size=8)
     axes.set_xlabel("predicted category", color=MUTED, labelpad=10, size=9)
@@ -192,7 +194,7 @@ def _label_cells(axes: Axes, names: Sequence[str]) -> None:
         rows = list(group)
         first, last = rows[0], rows[-1]
         axes.plot([n - 0.3, n - 0.3], [first - 0.4, last + 0.4], color=MUTED, lw=1.2, clip_on=False)
-        axes.text(n - 0.1, (first + last) / 2, _shorten([top], 34), size=8, va="center", color=INK)
+        axes.text(n - 0.1, (first + last) / 2, shorten([top], 34), size=8, va="center", color=INK)
         if first:
             axes.axhline(first - 0.5, color=MUTED, lw=0.8)
             axes.axvline(first - 0.5, color=MUTED, lw=0.8)
@@ -210,7 +212,7 @@ def _colour_keys(axes: Axes, *, size: float) -> None:
         inset.set_ylabel(name, rotation=0, ha="right", va="center", size=8, color=INK)
 
 
-def _axes(*, width: float, height: float) -> tuple[Figure, Axes]:
+def blank_axes(*, width: float, height: float) -> tuple[Figure, Axes]:
     """Axes of a given size in inches, without frame, on a figure of the same size."""
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -222,8 +224,8 @@ def _axes(*, width: float, height: float) -> tuple[Figure, Axes]:
 def _row_axes(names: Sequence[str]) -> tuple[Figure, Axes]:
     """Axes from 0 to 100 % with one labelled row for each name, first on top."""
     n = max(1, len(names))
-    figure, axes = _axes(width=6.6, height=0.27 * n)
-    axes.set_yticks(range(len(names)), [_shorten(name.split(PATH_SEPARATOR), 56) for name in names], size=8.5)
+    figure, axes = blank_axes(width=6.6, height=0.27 * n)
+    axes.set_yticks(range(len(names)), [shorten(name.split(PATH_SEPARATOR), 56) for name in names], size=8.5)
     axes.set_xticks(np.linspace(0, 1, 6), [f"{percent}" for percent in range(0, 101, 20)], size=8, color=MUTED)
     axes.set(xlim=(0, 1), ylim=(n - 0.5, -0.5))
     axes.grid(axis="x", color=FAINT, lw=0.8)
@@ -240,12 +242,14 @@ def _bars(axes: Axes, f1: npt.NDArray[np.float64]) -> None:
         axes.text(value + 0.01, row, f"{100 * value:.1f}", va="center", size=8, color=INK, bbox=paper)
 
 
-def _right_hand(axes: Axes, row: int, text: str) -> None:
-    """A figure or, at row -1, a heading in the column right of the rows."""
-    axes.text(1.14, row, text, ha="right", va="center", size=8, color=MUTED if row < 0 else INK)
+def right_hand(axes: Axes, row: int, text: str, *, x: float = 1.14) -> None:
+    """A figure or, at row -1, a heading in a column right of the rows, which ends at `x` widths of the axes."""
+    ink, place = MUTED if row < 0 else INK, axes.get_yaxis_transform()
+    axes.text(x, row, text, transform=place, ha="right", va="center", size=8, color=ink)
 
 
-def _title(axes: Axes, title: str, note: str) -> None:
+def write_title(axes: Axes, title: str, note: str) -> None:
+    """A bold title above the axes, and between them a note, broken into lines."""
     lines = textwrap.fill(note, 110)
     axes.annotate(
         lines, (0, 1), (0, 24), "axes fraction", "offset points", size=8.5, color=MUTED, va="bottom", linespacing=1.4
@@ -254,7 +258,7 @@ def _title(axes: Axes, title: str, note: str) -> None:
     axes.annotate(title, (0, 1), (0, above), "axes fraction", "offset points", size=13, weight="bold", color=INK)
 
 
-def _shorten(path: Sequence[str], width: int) -> str:
+def shorten(path: Sequence[str], width: int) -> str:
     """A category path in at most `width` characters: the levels in the middle go first, then the end."""
     levels = [" ".join(level.split()) for level in path]
     text = PATH_SEPARATOR.join(levels)
@@ -271,7 +275,7 @@ def _compact(count: int) -> str:
     return str(count)
 
 
-def _png(figure: Figure) -> bytes:
+def png_bytes(figure: Figure) -> bytes:
     """The figure as PNG bytes; category names are plain text, never formulas."""
     installed = set(fontManager.get_font_names())
     for text in figure.findobj(Text):
