@@ -10,7 +10,10 @@ from mmbatch.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Job):
-    """Score the published predictions on train, fusion and test rows, and write the report."""
+    """Score the published predictions on every split, and write the report."""
+
+    paper: bool = False
+    """Write the tables and the figure of the paper too: Markdown, CSV and PNG."""
 
 
 def main(config: Evaluate) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def main(config: Evaluate) -> dict[str, Any]:
     from mmbatch.pipelines.evaluate import evaluate
 
     with workspace.writing("evaluate", wait_s=config.wait) as workspace:
-        return evaluate(workspace, predictor)
+        return evaluate(workspace, predictor, paper=config.paper)
 
 
 if __name__ == "__main__":

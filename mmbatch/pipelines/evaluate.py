@@ -20,6 +20,8 @@ from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.fusion.taxonomy_edits import shown
 from mmbatch.metrics import confusion, f1_scores, per_class
 from mmbatch.models import Model, open_model
+from mmbatch.pipelines.explain import explained
+from mmbatch.pipelines.labelled import PUBLISHED, in_the_tree, labelled_predictions
 from mmbatch.pipelines.level_scores import level_rows
 from mmbatch.pipelines.stress import stress
 from mmbatch.predictions import Predictions
@@ -27,23 +29,26 @@ from mmbatch.predictor import HEAD_MODEL, stored_categories
 from mmbatch.progress import say
 from mmbatch.quarantine import quarantine_table
 from mmbatch.reports.evaluation import SINGLE, Evaluation, Example, Role, ScoreRow, table_text, write_report
+from mmbatch.reports.paper import write_paper
+from mmbatch.reports.paper_tables import LateFusionScores, ModelScore
 from mmbatch.runs import Run, last_run
 from mmbatch.schema import SPLITS, Split
 from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Workspace
 
-PUBLISHED = "late fusion"
-"""Name of the published predictions among the models of a table."""
-
 EXAMPLES = 6
 """Products shown of each kind."""
 
 
-def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float] | None = None) -> dict[str, Any]:
+def evaluate(
+    workspace: Workspace, predictor: Model, *, timings: dict[str, float] | None = None, paper: bool = False
+) -> dict[str, Any]:
     """Score what is published on every split and write the report to `reports/<run>/` in the workspace.
 
     Labels and predictions are compared by the names that the taxonomy's newest version has for them. A labelled product
     whose category was removed, or split into several, is left out of the scores, and counted.
+
+    With `paper`, the tables and the figure of the paper are written beside it.
 
     Returns:
         Ledger entry with the rows of the table and of the stress table, and the report's URI.
@@ -52,13 +57,14 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
     settings = {"predictor": history.identity(predictor.id)}
     version = Predictions(workspace=workspace).table.version()
     previous = last_run(workspace, "evaluate")
-    if previous and previous["settings"] == settings and previous["versions"] == {"predictions": version}:
+    same = previous and previous["settings"] == settings and previous["versions"] == {"predictions": version}
+    if previous and same and (not paper or "paper" in previous["counts"]):
         say(f"evaluate   found the report of these predictions\n\n{previous['counts']['text']}")
         return {"run_id": previous["run_id"], "job": "evaluate", "seconds": 0.0, "counts": previous["counts"]}
     catalog = Catalog(workspace=workspace)
     run = Run(workspace=workspace, job="evaluate", settings=settings)
     models = tuple(predictor.card["models"])
-    rows, left_out = _in_the_tree(_scored(catalog, models, history))
+    rows, left_out = in_the_tree(labelled_predictions(catalog, models, history))
     if not (rows["split"] == "test").any():
         raise InputError(f"--workspace {workspace.uri}: no published prediction of a labelled test product to score")
     known = {shown(path) for path in history.version_of(Taxonomy(stored_categories(predictor))).decisions if path}
@@ -95,44 +101,53 @@ def evaluate(workspace: Workspace, predictor: Model, *, timings: dict[str, float
         "text": table_text(evaluation),
         "report": uri,
     }
+    if paper:
+        counts["paper"] = _write_paper(workspace, predictor, rows, table, run.run_id)
     return run.finish(counts, {"predictions": version})
 
 
-def _scored(catalog: Catalog, models: Sequence[str], history: TaxonomyHistory) -> pd.DataFrame:
-    """One row per labelled product: id, bucket, split, gold category, and what each model says (None: nothing).
-
-    Categories have their present names; a gold category is None where it was removed or split.
-    """
-    predictions = Predictions(workspace=catalog.workspace)
-    parts = []
-    for bucket in range(catalog.workspace.settings.buckets):
-        labels = catalog.labels([bucket])
-        found = predictions.table.read(
-            ["product_id", "category", "confidence", "model_categories"], buckets=[bucket]
-        ).combine_chunks()
-        place = pc.index_in(labels["product_id"], value_set=found["product_id"].combine_chunks()).combine_chunks()
-        found = found.take(place)
-        said = found["model_categories"].combine_chunks()
-        columns = {name: pc.map_lookup(said, pa.scalar(name), "first") for name in models}
-        rows = labels.select(["product_id", "bucket", "split", "text_hash", "image_hash"])
-        rows = rows.append_column("gold", labels["category"])
-        rows = rows.append_column(PUBLISHED, found["category"]).append_column("confidence", found["confidence"])
-        for name, column in columns.items():
-            rows = rows.append_column(name, column)
-        parts.append(rows)
-    frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
-    for name in ("gold", PUBLISHED, *models):
-        frame[name] = frame[name].map(history.current(frame[name].dropna().unique()))
-    return frame
+def _write_paper(
+    workspace: Workspace, predictor: Model, rows: pd.DataFrame, table: Sequence[ScoreRow], run_id: str
+) -> str:
+    """Write the paper's tables and figure to `reports/<run>/paper/`; the page's URI."""
+    by_split = {row.split: row for row in table if row.model == PUBLISHED}
+    test, fusion = by_split["test"], by_split["fusion"]
+    page = explained(
+        workspace,
+        predictor,
+        rows,
+        run_id=run_id,
+        scores=[_model_score(row) for row in table if row.split == "test"] + _head_scores(workspace, predictor, fusion),
+        late_fusion=LateFusionScores(
+            honest=test.macro, honest_rows=test.rows, optimistic=fusion.macro, optimistic_rows=fusion.rows
+        ),
+    )
+    *_, uri = write_paper(workspace.path("reports", run_id, "paper"), page)
+    say(f"paper      {uri}")
+    return uri
 
 
-def _in_the_tree(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The rows that have a gold category, and how many have none in the edited tree."""
-    gone = rows["gold"].isna()
-    left_out = int(gone.sum())
-    if left_out:
-        say(f"evaluate   left out {left_out:,} labelled products, whose category was removed or split")
-    return rows[~gone], left_out
+def _model_score(row: ScoreRow) -> ModelScore:
+    groups = {"fusion head": "Multi-Modal", "late fusion": "Boosted"}
+    group = groups.get(row.role, "Base Models")
+    return ModelScore(group=group, model=row.model, split=row.split, rows=row.rows, macro_f1=row.macro)
+
+
+def _head_scores(workspace: Workspace, predictor: Model, fusion: ScoreRow) -> list[ModelScore]:
+    """Every kind of head that was tried, on the fusion rows that chose among them."""
+    if not predictor.card["head"]:
+        return []
+    head = open_model(workspace, kind="head", model_id=predictor.card["head"])
+    return [
+        ModelScore(
+            group="Multi-Modal",
+            model=standing["name"],
+            split="fusion",
+            rows=fusion.rows,
+            macro_f1=standing["macro_f1"],
+        )
+        for standing in head.card["standings"]
+    ]
 
 
 def _codes(categories: pd.Series, classes: Sequence[str]) -> np.ndarray:

@@ -158,7 +158,7 @@ def _merge_bucket(row: dict[str, Any], *, workspace: Workspace, run_id: str) -> 
 _LOADED: dict[str, Predictor] = {}
 
 
-def _loaded(model: Model, history: TaxonomyHistory) -> Predictor:
+def loaded_predictor(model: Model, history: TaxonomyHistory) -> Predictor:
     """The predictor of a stored model, loaded once per process, workspace and version of its taxonomy."""
     key = history.identity(model.uri)
     if key not in _LOADED:
@@ -169,7 +169,7 @@ def _loaded(model: Model, history: TaxonomyHistory) -> Predictor:
 def _predict_bucket(
     row: dict[str, Any], *, workspace: Workspace, model: Model, history: TaxonomyHistory, run_id: str, explain: Explain
 ) -> list[dict[str, Any]]:
-    bucket, identity, predictor = row["bucket"], history.identity(model.id), _loaded(model, history)
+    bucket, identity, predictor = row["bucket"], history.identity(model.id), loaded_predictor(model, history)
     predictions = Predictions(workspace=workspace)
     keys = Catalog(workspace=workspace).keys([bucket])
     rejected = rejected_parts(quarantine_table(workspace).snapshot(), bucket)
@@ -191,6 +191,19 @@ def _predict_bucket(
 def _predict_rows(
     keys: pa.Table, before: pa.Array | None, predictor: Predictor, workspace: Workspace, bucket: int
 ) -> pa.Table:
+    features = read_features(keys, predictor, workspace, bucket)
+    usable = np.any([present for _, present in features.values()], axis=0)
+    features = {name: (vectors[usable], present[usable]) for name, (vectors, present) in features.items()}
+    keys, before = keys.filter(pa.array(usable)), before and before.filter(pa.array(usable))
+    if not keys.num_rows:
+        return schema.PREDICTIONS.empty_table()
+    return prediction_table(keys, features, predictor, before=before)
+
+
+def read_features(
+    keys: pa.Table, predictor: Predictor, workspace: Workspace, bucket: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Stored features of products of one bucket by `Catalog.keys`, as the predictor takes them."""
     features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part in predictor.scorer.encoders:
         store = FeatureStore(workspace=workspace, encoder=part.id, modality=part.modality, width=part.width)
@@ -204,12 +217,7 @@ def _predict_rows(
         )
         modalities = {part.name: part.modality for part in predictor.scorer.encoders}
         features[HEAD_MODEL] = read_joined(store, keys, features, modalities, buckets=[bucket])
-    usable = np.any([present for _, present in features.values()], axis=0)
-    features = {name: (vectors[usable], present[usable]) for name, (vectors, present) in features.items()}
-    keys, before = keys.filter(pa.array(usable)), before and before.filter(pa.array(usable))
-    if not keys.num_rows:
-        return schema.PREDICTIONS.empty_table()
-    return prediction_table(keys, features, predictor, before=before)
+    return features
 
 
 def prediction_table(

@@ -33,13 +33,15 @@ class Paper:
     """All that the page shows; everything but table 1 and the optimistic score is of the test products.
 
     Raises:
-        ValueError: there is no score, or `alone` or `value` is not of `predictions`.
+        ValueError: `alone` or `value` is not of `predictions`.
     """
 
     predictor: str
     run_id: str
-    scores: tuple[ModelScore, ...]
-    late_fusion: LateFusionScores
+    scores: tuple[ModelScore, ...] = ()
+    """None: the page has no table 1."""
+    late_fusion: LateFusionScores | None = None
+    """None: the page has neither score."""
     predictions: ModelPredictions
     """What figure 2 shows."""
     alone: tuple[Alone, ...]
@@ -50,8 +52,6 @@ class Paper:
 
     def __post_init__(self) -> None:
         """Check that the parts belong together."""
-        if not self.scores:
-            raise ValueError("table 1: found no score, expected at least one")
         models, rows = tuple(row.model for row in self.alone), len(self.predictions.gold)
         if models != self.predictions.models:
             raise ValueError(f"right alone: found models {models}, expected {self.predictions.models}")
@@ -66,13 +66,13 @@ def write_paper(folder_uri: str, paper: Paper) -> list[str]:
     """
     tables = {
         "table_1": scores_table(paper.scores),
-        "late_fusion": late_fusion_table(paper.late_fusion),
+        "late_fusion": late_fusion_table(paper.late_fusion) if paper.late_fusion else [],
         "right_alone": alone_table(paper.alone),
         "table_2": examples_table(paper.alone, paper.predictions.models),
         "corrections": corrections_table(paper.corrections),
         "modality_value": modality_value_table(paper.value),
     }
-    filled = {name: columns for name, columns in tables.items() if columns[0].cells}
+    filled = {name: columns for name, columns in tables.items() if columns and columns[0].cells}
     files = {f"{name}.csv": csv_bytes(columns) for name, columns in filled.items()}
     files["figure_2.png"] = contributions_png(paper.predictions)
     return put_files(folder_uri, {**files, "paper.md": _page(paper, filled).encode()})
@@ -94,7 +94,7 @@ def _page(paper: Paper, tables: Mapping[str, Sequence[Column]]) -> str:
         products=f"{len(paper.predictions.gold):,}",
         categories=f"{len(paper.value.categories):,}",
         tables={name: markdown_table(columns, rows.get(name)) for name, columns in tables.items()},
-        gap=signed(100 * paper.late_fusion.gap),
+        gap=signed(100 * paper.late_fusion.gap) if paper.late_fusion else None,
         gains=_gains(paper.value),
         judges=_judges(paper.value),
         shown=MOST if len(paper.value.categories) > MOST else None,
