@@ -53,7 +53,7 @@ def confusion_png(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> byte
     n, products = len(shown), np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     counts, share = matrix[np.ix_(shown, shown)], (matrix / products)[np.ix_(shown, shown)]
     cell = min(0.6, max(0.29, 9 / n))
-    figure, axes = _axes(width=n * cell, height=n * cell)
+    figure, axes = blank_axes(width=n * cell, height=n * cell)
     diagonal = np.eye(n, dtype=bool)
     for colours, cells in ((RIGHT, diagonal), (WRONG, ~diagonal)):
         axes.imshow(np.ma.array(share, mask=~cells | (counts == 0)), cmap=colours, norm=SHARE, aspect="auto")
@@ -64,8 +64,8 @@ def confusion_png(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> byte
         axes.axhspan(empty - 0.5, empty + 0.5, color=FAINT, lw=0)
     _label_cells(axes, [classes[label] for label in shown])
     _colour_keys(axes, size=n * cell)
-    _title(axes, "Confusion matrix of the test products", _confusion_note(matrix, shown))
-    return _png(figure)
+    title(axes, "Confusion matrix of the test products", _confusion_note(matrix, shown))
+    return png(figure)
 
 
 def most_confused(matrix: npt.NDArray[np.int64]) -> list[int]:
@@ -95,8 +95,8 @@ def per_class_png(scores: ClassScores, classes: Sequence[str]) -> bytes:
     macro = float(np.nanmean(scores.f1))
     axes.axvline(macro, color=INK, lw=1, ls=(0, (4, 3)))
     note = f"late fusion on the test split, weakest first; dashed line: macro-F1 {100 * macro:.1f}"
-    _title(axes, "F1 of each category, in percent", _selection(note, "the weakest", order, classes))
-    return _png(figure)
+    title(axes, "F1 of each category, in percent", _selection(note, "the weakest", order, classes))
+    return png(figure)
 
 
 def modalities_png(fused: ClassScores, single: Mapping[Modality, ClassScores], classes: Sequence[str]) -> bytes:
@@ -120,8 +120,8 @@ def modalities_png(fused: ClassScores, single: Mapping[Modality, ClassScores], c
     axes.legend(loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=2.6, ncols=3, frameon=False, fontsize=9)
     note = "on the test split; gain: points of late fusion over the better single modality"
     note = _selection(note, "where fusion gains most and least", order, classes)
-    _title(axes, "F1 by text, by image and by both, in percent", note)
-    return _png(figure)
+    title(axes, "F1 by text, by image and by both, in percent", note)
+    return png(figure)
 
 
 def stress_png(macro: Mapping[str, float]) -> bytes:
@@ -133,8 +133,8 @@ def stress_png(macro: Mapping[str, float]) -> bytes:
         _right_hand(axes, row, f"{100 * change:+.1f}".replace("-", "−"))
     _right_hand(axes, -1, "change")
     axes.axvline(f1[0], color=INK, lw=1, ls=(0, (4, 3)))
-    _title(axes, "Macro-F1 with parts removed, in percent", "late fusion on test products; dashed line: as they are")
-    return _png(figure)
+    title(axes, "Macro-F1 with parts removed, in percent", "late fusion on test products; dashed line: as they are")
+    return png(figure)
 
 
 def thumbnail_jpeg(image: bytes) -> bytes | None:
@@ -150,6 +150,37 @@ def thumbnail_jpeg(image: bytes) -> bytes | None:
     paper.alpha_composite(upright)
     written = io.BytesIO()
     paper.convert("RGB").save(written, "JPEG", quality=82, optimize=True)
+    return written.getvalue()
+
+
+def blank_axes(*, width: float, height: float) -> tuple[Figure, Axes]:
+    """Axes of a given size in inches, without frame, on a figure of the same size."""
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(labelcolor=INK)
+    return figure, axes
+
+
+def title(axes: Axes, text: str, note: str) -> None:
+    """`text` in bold above the axes, and `note` below it in grey, broken into lines."""
+    lines = textwrap.fill(note, 110)
+    axes.annotate(
+        lines, (0, 1), (0, 24), "axes fraction", "offset points", size=8.5, color=MUTED, va="bottom", linespacing=1.4
+    )
+    above = 30 + 13 * (1 + lines.count("\n"))
+    axes.annotate(text, (0, 1), (0, above), "axes fraction", "offset points", size=13, weight="bold", color=INK)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes; category names are plain text, never formulas."""
+    installed = set(fontManager.get_font_names())
+    for text in figure.findobj(Text):
+        text.set(family=[font for font in FONTS if font in installed], parse_math=False)
+    written = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
+        figure.savefig(written, format="png", dpi=150, bbox_inches="tight", pad_inches=0.25, facecolor="white")
     return written.getvalue()
 
 
@@ -210,19 +241,10 @@ def _colour_keys(axes: Axes, *, size: float) -> None:
         inset.set_ylabel(name, rotation=0, ha="right", va="center", size=8, color=INK)
 
 
-def _axes(*, width: float, height: float) -> tuple[Figure, Axes]:
-    """Axes of a given size in inches, without frame, on a figure of the same size."""
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.spines[:].set_visible(False)
-    axes.tick_params(labelcolor=INK)
-    return figure, axes
-
-
 def _row_axes(names: Sequence[str]) -> tuple[Figure, Axes]:
     """Axes from 0 to 100 % with one labelled row for each name, first on top."""
     n = max(1, len(names))
-    figure, axes = _axes(width=6.6, height=0.27 * n)
+    figure, axes = blank_axes(width=6.6, height=0.27 * n)
     axes.set_yticks(range(len(names)), [_shorten(name.split(PATH_SEPARATOR), 56) for name in names], size=8.5)
     axes.set_xticks(np.linspace(0, 1, 6), [f"{percent}" for percent in range(0, 101, 20)], size=8, color=MUTED)
     axes.set(xlim=(0, 1), ylim=(n - 0.5, -0.5))
@@ -245,15 +267,6 @@ def _right_hand(axes: Axes, row: int, text: str) -> None:
     axes.text(1.14, row, text, ha="right", va="center", size=8, color=MUTED if row < 0 else INK)
 
 
-def _title(axes: Axes, title: str, note: str) -> None:
-    lines = textwrap.fill(note, 110)
-    axes.annotate(
-        lines, (0, 1), (0, 24), "axes fraction", "offset points", size=8.5, color=MUTED, va="bottom", linespacing=1.4
-    )
-    above = 30 + 13 * (1 + lines.count("\n"))
-    axes.annotate(title, (0, 1), (0, above), "axes fraction", "offset points", size=13, weight="bold", color=INK)
-
-
 def _shorten(path: Sequence[str], width: int) -> str:
     """A category path in at most `width` characters: the levels in the middle go first, then the end."""
     levels = [" ".join(level.split()) for level in path]
@@ -269,15 +282,3 @@ def _compact(count: int) -> str:
         if count >= 10 * unit:
             return f"{count // unit}{letter}"
     return str(count)
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure as PNG bytes; category names are plain text, never formulas."""
-    installed = set(fontManager.get_font_names())
-    for text in figure.findobj(Text):
-        text.set(family=[font for font in FONTS if font in installed], parse_math=False)
-    written = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
-        figure.savefig(written, format="png", dpi=150, bbox_inches="tight", pad_inches=0.25, facecolor="white")
-    return written.getvalue()
