@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmbatch.catalog import Catalog
+from mmbatch.confidence_metrics import error_of
 from mmbatch.errors import InputError
 from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.fusion.taxonomy_edits import shown
 from mmbatch.metrics import confusion, f1_scores, per_class
 from mmbatch.models import Model, open_model
+from mmbatch.pipelines.confidence import confidence_of
 from mmbatch.pipelines.explain import explained
 from mmbatch.pipelines.labelled import PUBLISHED, in_the_tree, labelled_predictions
 from mmbatch.pipelines.level_scores import level_rows
@@ -88,6 +90,7 @@ def evaluate(
         levels=level_rows(
             classes, {name: codes[name][test] for name in (*models, PUBLISHED)}, gold=codes["gold"][test]
         ),
+        confidence=confidence_of(workspace, predictor, rows),
         stress=stress(catalog, predictor, rows),
         examples=_examples(catalog, rows[test], models),
         timings=timings or {},
@@ -97,6 +100,11 @@ def evaluate(
     counts = {
         "table": [asdict(row) for row in table],
         "levels": [asdict(row) for row in evaluation.levels],
+        "decisions": [asdict(row) for row in evaluation.confidence.decisions],
+        "calibration_error": {
+            "before": error_of(evaluation.confidence.before),
+            "after": error_of(evaluation.confidence.after),
+        },
         "stress": [asdict(row) for row in evaluation.stress],
         "text": table_text(evaluation),
         "report": uri,

@@ -4,7 +4,6 @@ Shapes: N products, M models.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,11 @@ import pyarrow.compute as pc
 from mmbatch.catalog import Catalog
 from mmbatch.errors import InputError
 from mmbatch.models import Model, modalities_of, open_model
-from mmbatch.pipelines.cluster import start_ray, stream
 from mmbatch.pipelines.labelled import PUBLISHED, in_the_tree, labelled_predictions
-from mmbatch.pipelines.predict import loaded_predictor, read_features
+from mmbatch.pipelines.measure import measure_products
 from mmbatch.pipelines.stress import draw
-from mmbatch.predictor import HEAD_MODEL
-from mmbatch.progress import Progress, say
+from mmbatch.predictor import HEAD_MODEL, Features, Predictor
+from mmbatch.progress import say
 from mmbatch.reports.paper import Paper, write_paper
 from mmbatch.reports.paper_analysis import (
     ModelModality,
@@ -114,48 +112,13 @@ def _predictions(workspace: Workspace, predictor: Model, sample: pd.DataFrame) -
         gold=codes["gold"],
         fused=codes[PUBLISHED],
         codes=np.stack([codes[name] for name in models], axis=1),
-        contributions=contributions_of(workspace, predictor, sample),
+        contributions=measure_products(workspace, predictor, sample, model_contributions, name="explain"),
     )
 
 
-def contributions_of(workspace: Workspace, predictor: Model, products: pd.DataFrame) -> np.ndarray:
-    """What each model contributes to the best category of each product, float32 `[N, M]`; NaN without any vector.
-
-    Args:
-        workspace: whose stored features are read.
-        predictor: whose models contribute.
-        products: `product_id`, `bucket` and both hashes, ordered by bucket.
-    """
-    start_ray()
-    history, progress = TaxonomyHistory.read(workspace), Progress("explain", len(products), "products")
-    units = [
-        {"bucket": bucket, "keys": _keys(products[products["bucket"] == bucket]).to_pydict()}
-        for bucket in products["bucket"].unique().tolist()
-    ]
-    found: dict[int, np.ndarray] = {}
-    for done in stream(units, partial(_explain_bucket, workspace=workspace, model=predictor, history=history)):
-        found[done["bucket"]] = np.frombuffer(done["values"], np.float32).reshape(-1, len(predictor.card["models"]))
-        progress.advance(len(found[done["bucket"]]))
-    return np.concatenate([found[unit["bucket"]] for unit in units])
-
-
-def _keys(products: pd.DataFrame) -> pa.Table:
-    names = ["product_id", "text_hash", "image_hash"]
-    return pa.table({name: pa.array(products[name], pa.string(), from_pandas=True) for name in names})
-
-
-def _explain_bucket(
-    unit: dict[str, Any], *, workspace: Workspace, model: Model, history: TaxonomyHistory
-) -> list[dict[str, Any]]:
-    """Runs in a Ray Data task."""
-    keys = pa.table({name: pa.array(values, pa.string()) for name, values in unit["keys"].items()})
-    predictor = loaded_predictor(model, history)
-    features = read_features(keys, predictor, workspace, unit["bucket"])
-    present = np.any([there for _, there in features.values()], axis=0)
-    values = np.full((keys.num_rows, len(predictor.scorer.models)), np.nan, np.float32)
-    if present.any():
-        values[present] = predictor.explain({name: (v[present], p[present]) for name, (v, p) in features.items()})
-    return [{"bucket": unit["bucket"], "values": values.tobytes()}]
+def model_contributions(predictor: Predictor, features: Features) -> np.ndarray:
+    """What each model contributes to the best category of each product, float32 `[N, M]`."""
+    return predictor.explain(features)
 
 
 def _titles(catalog: Catalog, sample: pd.DataFrame) -> pa.Table:

@@ -170,6 +170,7 @@ def _publish(rows: FeatureRows, predictor: Predictor, head: Model | None, digest
         "models": predictor.scorer.models,
         "late_fusion": asdict(predictor.late_fusion.report),
         "calibration": asdict(predictor.calibration),
+        "precision": predictor.abstaining.target,
         "decisions": predictor.abstaining.describe(),
         "preset": rows.workspace.settings.preset,
     }

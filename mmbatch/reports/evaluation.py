@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from mmbatch.image_vectors import NPY_MAGIC
 from mmbatch.metrics import ClassScores
+from mmbatch.reports.confidence import Confidence
 from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, stress_png, thumbnail_jpeg
 from mmbatch.schema import SPLITS, Modality, Split
 from mmbatch.storage import put_files
@@ -113,6 +114,8 @@ class Evaluation:
     """Facts about the fitted late fusion: numbers, strings, or mappings of model to number."""
     levels: tuple[LevelRow, ...]
     """Of each model; none where no category has a second level."""
+    confidence: Confidence
+    """On the test split."""
     stress: tuple[StressRow, ...]
     """The products as they are (`all`) come first; every row is of the same ones."""
     examples: tuple[Example, ...]
@@ -152,6 +155,8 @@ def table_text(evaluation: Evaluation) -> str:
                 *textwrap.wrap(HONESTY, len(heads)),
                 "",
                 *_level_lines(evaluation.levels),
+                *evaluation.confidence.lines(),
+                "",
                 *_stress_lines(evaluation.stress),
             ]
         )
@@ -190,6 +195,7 @@ def write_report(folder_uri: str, evaluation: Evaluation) -> str:
         "per_class_f1.png": per_class_png(_fused(evaluation), evaluation.classes),
         "modalities.png": modalities_png(_fused(evaluation), _single(evaluation), evaluation.classes),
         "stress.png": stress_png({row.input: row.macro for row in evaluation.stress}),
+        **evaluation.confidence.figures(),
     }
     page = _page(evaluation, figures)
     files = {**figures, "metrics.json": _metrics_json(evaluation), "report.html": page.encode()}
@@ -350,6 +356,11 @@ def _metrics_json(evaluation: Evaluation) -> bytes:
         "table": [vars(row) for row in evaluation.table],
         "per_class": {model: scores._asdict() for model, scores in evaluation.per_class.items()},
         "levels": [vars(row) for row in evaluation.levels],
+        "decisions": [vars(row) for row in evaluation.confidence.decisions],
+        "reliability": {
+            "before": evaluation.confidence.before._asdict(),
+            "after": evaluation.confidence.after._asdict(),
+        },
         "stress": [vars(row) for row in evaluation.stress],
         "confusion": [
             {"gold": gold, "predicted": predicted, "products": evaluation.confusion[gold, predicted]}
