@@ -85,7 +85,7 @@ def fit_threshold(confidence_N: Floats, right_N: Truths, *, target: float, level
     the same kind reaches the target. Taking the lowest of all thresholds whose bound reaches it fails more often.
 
     Source: Angelopoulos, Bates, Candès, Jordan and Lei, "Learn then Test: Calibrating Predictive Algorithms to Achieve
-    Risk Control", 2021, with the fixed-sequence testing of its section 2.3 and binomial tail p-values.
+    Risk Control", 2021: its fixed-sequence testing, with binomial tail probabilities as p-values.
 
     Args:
         confidence_N: of the predicted category, float `[N]`, finite.

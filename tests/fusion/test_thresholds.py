@@ -97,6 +97,13 @@ def test_equal_confidences_are_accepted_together():
     assert fit_threshold(confidence, right, target=0.98).confidence is None
 
 
+def test_mistakes_that_come_last_among_equal_confidences_count():
+    """320 right rows come first, and by themselves would do; but with them all others at 0.9 are accepted."""
+    right = np.arange(400) < 320
+    assert fit_threshold(np.full(400, 0.9), right, target=0.98).confidence is None
+    assert best_bound(np.full(400, 0.9), right).coverage == 1
+
+
 def test_all_thresholds_above_the_one_found_pass_by_brute_force():
     confidence, right = drawn(2000, seed=3)
     found = fit_threshold(confidence, right, target=TARGET)
