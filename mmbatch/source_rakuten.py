@@ -74,7 +74,7 @@ def read_table(file: str, expected: Sequence[str]) -> pa.Table:
     wrong = [name for name in expected if lowered.count(name.lower()) != 1]
     if wrong:
         listed = ", ".join(map(_called, wrong))
-        raise InputError(f"{file}: no single column {listed}; found {names}, expected {list(expected)}")
+        raise InputError(f"{file}: column {listed} is missing or comes twice; found {names}, expected {list(expected)}")
     if not header.has_rows:
         raise InputError(f"{file}: found no rows, only a header; expected one for each product")
     batches = list(source_csv.read_batches(file, Columns(id=names[0], label=tuple(names))))
