@@ -23,7 +23,8 @@ class SourceJob(Job):
     """Flags of the jobs that read raw files."""
 
     source: str | None = None
-    """CSV, TSV, Parquet, JSON Lines or HDF5: a file, a folder or a glob, local or remote (s3://, gs://)."""
+    """CSV, TSV, Parquet, JSON Lines or HDF5: a file, a folder or a glob, local or remote (s3://, gs://). With preset
+    rakuten2020 also the folder of that challenge, as it is handed out."""
     preset: str | None = None
     """Named configuration (sample, flipkart, flipkart-small, kakao, rakuten2020); default: the workspace's own,
     or sample for a new one."""
