@@ -74,6 +74,32 @@ def test_a_local_file_is_created_once(tmp_path: Path) -> None:
     probe_conditional_put(str(tmp_path))
 
 
+def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "f"
+    replace_file(str(file), b"1")
+    replace_file(str(file), b"2")
+    assert file.read_bytes() == b"2"
+
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_file(str(file), b"three")
+    assert file.read_bytes() == b"2"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_object_is_replaced(tmp_path: Path) -> None:
+    uri = f"memory://{tmp_path.name}/f"
+    for content in (b"1", b"2"):
+        replace_file(uri, content)
+        filesystem, path = filesystem_of(uri)
+        assert filesystem.cat_file(path) == content
+
+
 def test_delta_is_told_of_endpoint_and_region(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
@@ -145,29 +171,3 @@ def test_what_may_work_later_is_done_again(monkeypatch: pytest.MonkeyPatch) -> N
     outcomes[:] = [OSError(REFUSED)]
     with pytest.raises(OSError, match="SignatureDoesNotMatch"):
         again(act)
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "f"
-    replace_file(str(file), b"1")
-    replace_file(str(file), b"2")
-    assert file.read_bytes() == b"2"
-
-    def full(path: Path, content: bytes) -> None:
-        with path.open("wb") as file:
-            file.write(content[:1])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
-        replace_file(str(file), b"three")
-    assert file.read_bytes() == b"2"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_an_object_is_replaced(tmp_path: Path) -> None:
-    uri = f"memory://{tmp_path.name}/f"
-    for content in (b"1", b"2"):
-        replace_file(uri, content)
-        filesystem, path = filesystem_of(uri)
-        assert filesystem.cat_file(path) == content
