@@ -7,9 +7,12 @@ from jobs._cli import Job
 from mmbatch.errors import InputError
 from mmbatch.image_access import ImageAccess
 from mmbatch.presets import Preset, preset_named
+from mmbatch.presets.rakuten import RAKUTEN2020
+from mmbatch.source_rakuten import combine
+from mmbatch.source_rakuten_files import find_challenge
 from mmbatch.sources import Columns, list_files, plan_units, source_folder
 from mmbatch.storage import filesystem_of
-from mmbatch.workspace import Settings, Workspace, buckets_for
+from mmbatch.workspace import Settings, Workspace, buckets_for, normalise_uri
 
 BYTES_PER_ROW = 500
 """Of a text file: title, a short description, a label."""
@@ -20,7 +23,8 @@ class SourceJob(Job):
     """Flags of the jobs that read raw files."""
 
     source: str | None = None
-    """CSV, TSV, Parquet, JSON Lines or HDF5: a file, a folder or a glob, local or remote (s3://, gs://)."""
+    """CSV, TSV, Parquet, JSON Lines or HDF5: a file, a folder or a glob, local or remote (s3://, gs://). With preset
+    rakuten2020 also the folder of that challenge, as it is handed out."""
     preset: str | None = None
     """Named configuration (sample, flipkart, flipkart-small, kakao, rakuten2020); default: the workspace's own,
     or sample for a new one."""
@@ -49,10 +53,17 @@ class Source(NamedTuple):
 
 
 def check_source(flags: SourceJob, uri: str) -> Source:
-    """List the source's files and check their headers, before any workspace is made."""
+    """List the source's files and check their headers, before any workspace is made.
+
+    Of the Rakuten challenge's folder, the source is the one file that `combine` makes of it in the workspace's folder.
+    """
     existing = Workspace.open(flags.workspace).settings.preset if Workspace.exists(flags.workspace) else None
-    columns = columns_of(flags, preset_named(flags.preset or existing or "sample"))
-    access, files = ImageAccess.of(flags.images_from), list_files(uri)
+    preset = preset_named(flags.preset or existing or "sample")
+    columns, access = columns_of(flags, preset), ImageAccess.of(flags.images_from)
+    if preset is RAKUTEN2020 and not flags.columns and (challenge := find_challenge(uri)):
+        access = access.beside(challenge.folder)
+        uri = combine(challenge, f"{normalise_uri(flags.workspace)}/source")
+    files = list_files(uri)
     units = plan_units(files, columns)
     rows = sum(_size(unit.file) // BYTES_PER_ROW + 1 if unit.rows is None else unit.rows for unit in units)
     return Source(uri, columns, len(files), rows, access.beside(source_folder(uri, files)))

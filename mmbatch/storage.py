@@ -165,6 +165,20 @@ def create_file(uri: str, content: bytes) -> None:
     raise FileExistsError(f"{uri}: exists")
 
 
+def replace_file(uri: str, content: bytes) -> None:
+    """Write a file over the one that may be there; who is killed leaves the earlier one, or none, as it was."""
+    filesystem, path = filesystem_of(uri)
+    if not is_local(uri):
+        filesystem.pipe_file(path, content)  # an object appears when it is whole
+        return
+    aside = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}")
+    try:
+        aside.write_bytes(content)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def _create_local(path: Path, content: bytes) -> None:
     """A process that is killed here leaves the whole file or none: it gets its name when it is written."""
     unnamed = path.with_name(f"{path.name}.{uuid.uuid4().hex}")

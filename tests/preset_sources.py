@@ -2,20 +2,18 @@
 
 import csv
 import json
-import re
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import h5py
 import numpy as np
 import pyarrow.parquet as pq
 
 from mmbatch.images import ImageError, check_image
-from mmbatch.presets import rakuten
 from mmbatch.sample import write_sample
+from tests.rakuten_files import Item, write_challenge
 
 FLIPKART = Path(__file__).resolve().parents[1] / "../shared/data/flipkart_1050.parquet"
 CLASSES, PER_CLASS, RARE = 5, 6, 2
@@ -67,20 +65,13 @@ def _whole(row: dict[str, Any]) -> bool:
 
 
 def write_rakuten(folder: Path, products: list[Product]) -> Path:
-    """The challenge's two CSV files and its photos, joined by the command in the preset's documentation."""
-    (folder / "image_train").mkdir(parents=True)
-    for product in products:
-        (folder / f"image_train/image_{7 * product.number}_product_{product.number}.jpg").write_bytes(product.image)
-    text = [[at, p.title, p.description, p.number, 7 * p.number] for at, p in enumerate(products)]
-    labels = [[at, 10 * p.code] for at, p in enumerate(products)]
-    _write_csv(folder / "X_train_update.csv", ["", "designation", "description", "productid", "imageid"], text)
-    _write_csv(folder / "Y_train_CVw08PX.csv", ["", "prdtypecode"], labels)
-    command = re.search(r'duckdb -c "(.*?)"\n', rakuten.__doc__ or "", re.DOTALL)
-    assert command is not None
-    with duckdb.connect() as connection:
-        connection.execute(f"SET file_search_path = '{folder}'")
-        connection.execute(command[1].replace("'rakuten.parquet'", f"'{folder}/rakuten.parquet'"))
-    return folder / "rakuten.parquet"
+    """The challenge's re-issue, and one product to predict: the first with another id."""
+    items = [
+        Item(at, p.title, p.description or "", p.number, 7 * p.number, str(10 * p.code), p.image)
+        for at, p in enumerate(products)
+    ]
+    unknown = items[0]._replace(number=len(items), product=1_000 + len(items))
+    return write_challenge(folder, items, [unknown], form="csv", photos="images")
 
 
 def write_flipkart(folder: Path, products: list[Product], site: str) -> Path:

@@ -19,6 +19,7 @@ from mmbatch.storage import (
     make_folder,
     probe_conditional_put,
     put_files,
+    replace_file,
     storage_error,
     storage_errors,
 )
@@ -72,6 +73,32 @@ def test_a_local_file_is_created_once(tmp_path: Path) -> None:
     assert (tmp_path / "f").read_bytes() == b"1"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
     probe_conditional_put(str(tmp_path))
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "f"
+    replace_file(str(file), b"1")
+    replace_file(str(file), b"2")
+    assert file.read_bytes() == b"2"
+
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_file(str(file), b"three")
+    assert file.read_bytes() == b"2"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_object_is_replaced(tmp_path: Path) -> None:
+    uri = f"memory://{tmp_path.name}/f"
+    for content in (b"1", b"2"):
+        replace_file(uri, content)
+        filesystem, path = filesystem_of(uri)
+        assert filesystem.cat_file(path) == content
 
 
 def test_delta_is_told_of_endpoint_and_region(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,12 +29,9 @@ decoded at about the size they are seen at; the head normalises each vector, its
 not clipped; boosting starts from a weighting of the models, for rounds that cross-validation chooses. 10 % of each
 class choose the epoch and fit the late fusion, 5 % calibrate it, another 10 % are only scored: 75 % train, 90 % there.
 
-The public re-issue of the challenge has text and labels in two files; this makes one table of them, to lie beside the
-folder `image_train` with the photos:
-
-    duckdb -c "COPY (SELECT x.*, y.prdtypecode,
-      format('image_train/image_{}_product_{}.jpg', imageid, productid) AS image
-      FROM 'X_train_update.csv' x JOIN 'Y_train_CVw08PX.csv' y USING (column0)) TO 'rakuten.parquet'"
+`--source` is the challenge's folder as it was handed out, in either issue (`mmbatch.source_rakuten`): text, codes and
+photos are joined, and products without a code are predicted. With `catalog_english_taxonomy.tsv` there, a category path
+is the top level category and the code, else the code alone; level 2 learns the codes either way.
 """
 
 from mmbatch.presets.base import EncoderRecipe, Preset
@@ -45,7 +42,7 @@ _TEXT = {"max_length": 256, "separator": " "}
 
 RAKUTEN2020 = Preset(
     name="rakuten2020",
-    level=1,
+    level=2,
     columns=Columns(
         id="productid", title="designation", description="description", image="image", label=("prdtypecode",)
     ),
