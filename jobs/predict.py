@@ -31,7 +31,7 @@ def main(config: Predict) -> dict[str, Any]:
     from mmbatch.pipelines.predict import outdated, predict
 
     if config.dry_run:
-        return plan(config, predictor=model.id, products=outdated(workspace, model).counts)
+        return plan(config, predictor=model.id, products=outdated(workspace, model, config.explain).counts)
     with workspace.writing("predict", wait_s=config.wait) as workspace:
         return predict(workspace, model, explain=config.explain)
 

@@ -73,16 +73,24 @@ class Predictions:
         return entry | {"started": datetime.fromisoformat(entry["started"])}
 
     def outdated(
-        self, keys: pa.Table, *, predictor: str, buckets: Collection[int], rejected: Mapping[Modality, pa.Array]
+        self,
+        keys: pa.Table,
+        *,
+        predictor: str,
+        buckets: Collection[int],
+        rejected: Mapping[Modality, pa.Array],
+        explained: bool = False,
     ) -> Outdated:
         """Compare catalog keys of some buckets with what their published predictions were made from.
 
         A prediction without a modality stands where that one is in quarantine (`rejected`: ids by modality, see
-        `quarantine.rejected_parts`) and the prediction says so.
+        `quarantine.rejected_parts`) and the prediction says so. With `explained`, one that does not say what each
+        modality contributed does not stand.
         """
-        published = self.table.read(_INPUTS, buckets=buckets)
+        published = self.table.read([*_INPUTS, "modality_text"], buckets=buckets)
         named = keys.append_column("predictor", pa.repeat(predictor, keys.num_rows).cast(pa.string()))
-        made = _joined(published).combine_chunks()
+        kept = published.filter(pc.is_valid(published["modality_text"])) if explained else published
+        made = _joined(kept).combine_chunks()
         whole, without = (_joined(_marked(rows, rejected)) for rows in (named, _without(named, rejected)))
         stands = pc.or_(pc.is_in(whole, value_set=made), pc.is_in(without, value_set=made))
         present = pc.is_in(published["product_id"], value_set=keys["product_id"].combine_chunks())

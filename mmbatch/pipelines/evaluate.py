@@ -30,11 +30,11 @@ from mmbatch.predictions import Predictions
 from mmbatch.predictor import HEAD_MODEL, stored_categories
 from mmbatch.progress import say
 from mmbatch.quarantine import quarantine_table
-from mmbatch.reports.evaluation import SINGLE, Evaluation, Example, Role, ScoreRow, table_text, write_report
+from mmbatch.reports.evaluation import SCORED, SINGLE, Evaluation, Example, Role, ScoreRow, table_text, write_report
 from mmbatch.reports.paper import write_paper
 from mmbatch.reports.paper_tables import LateFusionScores, ModelScore
 from mmbatch.runs import Run, last_run
-from mmbatch.schema import SPLITS, Split
+from mmbatch.schema import Split
 from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Workspace
 
@@ -86,7 +86,7 @@ def evaluate(
             name: per_class(codes["gold"][test], codes[name][test], classes=len(classes)) for name in _compared(table)
         },
         counts=_counts(catalog, rows, left_out),
-        late_fusion=predictor.card["late_fusion"],
+        late_fusion=_facts(predictor.card, table),
         levels=level_rows(
             classes, {name: codes[name][test] for name in (*models, PUBLISHED)}, gold=codes["gold"][test]
         ),
@@ -166,7 +166,7 @@ def _scores(
     codes: Mapping[str, np.ndarray], models: Sequence[str], roles: Mapping[str, Role], splits: np.ndarray
 ) -> Iterator[ScoreRow]:
     for name in models:
-        for split in SPLITS:
+        for split in SCORED:
             if (chosen := splits == split).any():
                 yield _score(codes, name, roles[name], split, chosen)
 
@@ -190,6 +190,23 @@ def _compared(table: Sequence[ScoreRow]) -> list[str]:
         if row.split == "fusion" and row.role in SINGLE and (row.role not in best or row.macro > best[row.role].macro):
             best[row.role] = row
     return [*(best[role].model for role in sorted(best)), PUBLISHED]
+
+
+def _facts(card: Mapping[str, Any], table: Sequence[ScoreRow]) -> dict[str, object]:
+    """What a report says of a late fusion: log-losses and macro-F1 of single models are of held-out fusion rows."""
+    late, by_split = card["late_fusion"], {row.split: row.macro for row in table if row.model == PUBLISHED}
+    return {
+        "kept": late["kept"],
+        "fusion rows": late["rows"],
+        "boosting rounds": late["rounds"],
+        "log-loss, weighting": late["weighting"]["log_loss"],
+        "log-loss, boosting": late["boosting"]["log_loss"] if late["boosting"] else "not tried",
+        "macro-F1 on test rows, honest": by_split["test"],
+        "macro-F1 on fusion rows, optimistic": by_split.get("fusion", np.nan),
+        "temperature after it": card["calibration"]["joined"],
+        "weights": late["weights"],
+        "macro-F1 alone on held-out fusion rows": {name: each["macro_f1"] for name, each in late["inputs"].items()},
+    }
 
 
 def _counts(catalog: Catalog, rows: pd.DataFrame, left_out: int) -> dict[str, int]:

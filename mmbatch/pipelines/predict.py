@@ -46,10 +46,11 @@ class Outdated(NamedTuple):
     """`products`, `unchanged`, `removed`."""
 
 
-def outdated(workspace: Workspace, predictor: Model) -> Outdated:
+def outdated(workspace: Workspace, predictor: Model, explain: Explain = "needed") -> Outdated:
     """Compare catalog and published predictions bucket by bucket, by keys and hashes alone.
 
-    A prediction stands while its inputs, its predictor and the version of the taxonomy are the same.
+    A prediction stands while its inputs, its predictor and the version of the taxonomy are the same, and, where all are
+    to be explained, while it is.
     """
     identity = TaxonomyHistory.read(workspace).identity(predictor.id)
     catalog, predictions = Catalog(workspace=workspace), Predictions(workspace=workspace)
@@ -59,7 +60,9 @@ def outdated(workspace: Workspace, predictor: Model) -> Outdated:
     for bucket in range(workspace.settings.buckets):
         keys = catalog.keys([bucket])
         rejected = rejected_parts(quarantine, bucket)
-        found = predictions.outdated(keys, predictor=identity, buckets=[bucket], rejected=rejected)
+        found = predictions.outdated(
+            keys, predictor=identity, buckets=[bucket], rejected=rejected, explained=explain == "all"
+        )
         counts.update(products=keys.num_rows, unchanged=found.unchanged, removed=found.removed)
         if found.keys.num_rows or found.removed:
             per_bucket[bucket] = found.keys.num_rows
@@ -78,7 +81,7 @@ def predict(workspace: Workspace, predictor: Model, *, explain: Explain = "neede
     _settle_earlier_runs(workspace)
     history = TaxonomyHistory.read(workspace)
     run = Run(workspace=workspace, job="predict", settings={"predictor": history.identity(predictor.id)})
-    buckets, counts = outdated(workspace, predictor)
+    buckets, counts = outdated(workspace, predictor, explain)
     if not buckets:
         say("predict    every prediction stands")
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": dict(counts, predicted=0)}
@@ -173,7 +176,9 @@ def _predict_bucket(
     predictions = Predictions(workspace=workspace)
     keys = Catalog(workspace=workspace).keys([bucket])
     rejected = rejected_parts(quarantine_table(workspace).snapshot(), bucket)
-    keys = predictions.outdated(keys, predictor=identity, buckets=[bucket], rejected=rejected).keys
+    keys = predictions.outdated(
+        keys, predictor=identity, buckets=[bucket], rejected=rejected, explained=explain == "all"
+    ).keys
     before = predictions.categories(keys["product_id"], bucket) if explain == "needed" else None
     step = max(1, VALUES // (len(predictor.scorer.models) * len(predictor.categories)))
     parts = [

@@ -16,7 +16,7 @@ from mmbatch.image_vectors import NPY_MAGIC
 from mmbatch.metrics import ClassScores
 from mmbatch.reports.confidence import Confidence
 from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, stress_png, thumbnail_jpeg
-from mmbatch.schema import SPLITS, Modality, Split
+from mmbatch.schema import Modality, Split
 from mmbatch.storage import put_files
 
 Role = Literal["text encoder", "image encoder", "fusion head", "late fusion"]
@@ -28,9 +28,13 @@ SINGLE: Mapping[Role, Modality] = {"text encoder": "text", "image encoder": "ima
 GALLERY = 12
 """Products in each gallery of the page: three rows of four."""
 
+SCORED: tuple[Split, ...] = ("train", "fusion", "test")
+"""Splits of the tables: calibration products change no category."""
+
 HONESTY = (
     "The encoders were fitted on the train products; their training was stopped, and late fusion fitted, on the fusion "
-    "products. No model has seen the test products: only the test column is an honest estimate."
+    "products; calibration products, a few more, fitted its confidence. No model has seen the test products: only the "
+    "test column is an honest estimate."
 )
 
 LEVELS = "Accuracy in percent on each level, test products; hF1: hierarchical F1"
@@ -138,13 +142,13 @@ def table_text(evaluation: Evaluation) -> str:
     name_width = max(map(len, ["model", *(model.name for model in models)]))
     role_width = max(map(len, ROLES))
     above, heads = " " * (role_width + 2 + name_width), f"{'role':{role_width}}  {'model':{name_width}}"
-    for split in SPLITS:
+    for split in SCORED:
         above += f"   {f'{split} ({_rows(evaluation, split)})':^23}"
         heads += f"   {'macro':>6}  {'micro':>6} {'weighted':>8}"
     lines = [f"F1 in percent, {evaluation.predictor}", above.rstrip(), heads, "-" * len(heads)]
     for model in models:
         line = f"{model.role:{role_width}}  {model.name:{name_width}}"
-        for split in SPLITS:
+        for split in SCORED:
             macro, micro, weighted = (_percent(figure) for figure in _figures(model.splits.get(split)))
             line += f"   {macro:>6}  {micro:>6} {weighted:>8}"
         lines.append(line)
@@ -243,7 +247,7 @@ def _page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
     return environment.get_template("evaluation.html.j2").render(
         evaluation=evaluation,
         models=models,
-        splits={split: _rows(evaluation, split) for split in SPLITS},
+        splits={split: _rows(evaluation, split) for split in SCORED},
         best=_best_on_test(models),
         headline=_headline(models),
         honesty=HONESTY,

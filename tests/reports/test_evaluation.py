@@ -11,11 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from mmbatch.confidence_metrics import reliability, risk_coverage
 from mmbatch.image_vectors import to_npy
 from mmbatch.metrics import UNSCORED, confusion, f1_scores, per_class
-from mmbatch.reports.evaluation import Evaluation, Example, LevelRow, ScoreRow, StressRow, table_text, write_report
+from mmbatch.reports.confidence import Confidence, DecisionRow
+from mmbatch.reports.evaluation import (
+    SCORED,
+    Evaluation,
+    Example,
+    LevelRow,
+    ScoreRow,
+    StressRow,
+    table_text,
+    write_report,
+)
 from mmbatch.reports.figures import most_confused, stress_png
-from mmbatch.schema import SPLITS
 
 SKILL = {"text-minilm": 0.8, "text-glove": 0.7, "image-effnet": 0.6, "concatenation": 0.86, "lightgbm": 0.9}
 ROLE = {
@@ -37,6 +47,24 @@ def picture(rng: np.random.Generator, mode: str = "RGB") -> bytes:
     return written.getvalue()
 
 
+def confidence(gold: np.ndarray, predicted: np.ndarray, rng: np.random.Generator) -> Confidence:
+    """Confidences that are nearly right after the temperature, and too high before."""
+    right = gold == predicted
+    after = np.clip(0.6 + 0.3 * right + rng.uniform(-0.1, 0.1, len(gold)), 0, 1)
+    return Confidence(
+        before=reliability(np.sqrt(after), right),
+        after=reliability(after, right),
+        curve=risk_coverage(after, right),
+        target=0.95,
+        thresholds="a precision of 95 % with 95 % confidence on 600 calibration rows: 80 % accepted",
+        decisions=(
+            DecisionRow(decision="accepted", products=1_500, share=0.75, precision=0.9613),
+            DecisionRow(decision="backed_off", products=0, share=0.0, precision=None),
+            DecisionRow(decision="review", products=500, share=0.25, precision=None),
+        ),
+    )
+
+
 def demo(*, classes: int, rows: int, seed: int = 0, absent: tuple[int, ...] = ()) -> Evaluation:
     """An evaluation of random predictions; `absent` classes have no test products. Neighbours are confused most."""
     rng = np.random.default_rng(seed)
@@ -45,7 +73,7 @@ def demo(*, classes: int, rows: int, seed: int = 0, absent: tuple[int, ...] = ()
     gold = rng.choice(classes, size=rows, p=frequency / frequency.sum())
     table, predicted = [], {}
     ease = rng.uniform(-0.25, 0.1, size=classes)
-    for split, bonus in zip(SPLITS, (0.09, 0.02, 0.0), strict=True):
+    for split, bonus in zip(SCORED, (0.09, 0.02, 0.0), strict=True):
         for model, skill in SKILL.items():
             right = rng.random(rows) < np.clip(skill + bonus + ease[gold], 0, 1)
             wrong = np.clip(gold + rng.choice([-2, -1, 1, 2, 3], size=rows), 0, classes - 1)
@@ -81,6 +109,7 @@ def demo(*, classes: int, rows: int, seed: int = 0, absent: tuple[int, ...] = ()
             "weight of each model": {"text-minilm": 0.51, "image-effnet": 0.29, "concatenation": 0.2},
         },
         levels=(LevelRow(model="late fusion", rows=40, accuracies=(0.9, 0.75), hierarchical_f1=0.8125, kakao=None),),
+        confidence=confidence(gold, predicted["lightgbm"], rng),
         stress=tuple(
             StressRow(input=name, rows=1_234, macro=macro, micro=macro + 0.0123)
             for name, macro in (("all", 0.9), ("no image", 0.8111), ("no text", 0.5222), ("title only", 0.7333))
@@ -145,7 +174,7 @@ def test_the_table_has_every_figure_in_its_place(evaluation):
         cells = next(line for line in lines if f"  {model} " in line).split(model)[1].split()
         rows = {row.split: row for row in evaluation.table if row.model == model}
         expected = [
-            figure for split in SPLITS for figure in (rows[split].macro, rows[split].micro, rows[split].weighted)
+            figure for split in SCORED for figure in (rows[split].macro, rows[split].micro, rows[split].weighted)
         ]
         assert cells == [f"{100 * figure:.2f}" for figure in expected]
     assert "only the test column is an honest estimate" in " ".join(lines)
@@ -228,7 +257,8 @@ def test_foreign_text_is_escaped(html):
 
 def test_the_page_embeds_the_figures_that_lie_beside_it(folder, html):
     embedded = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", html)]
-    names = ["confusion_matrix.png", "per_class_f1.png", "modalities.png", "stress.png"]
+    names = ["confusion_matrix.png", "per_class_f1.png", "modalities.png", "risk_coverage.png", "reliability.png"]
+    names.append("stress.png")
     assert embedded == [(folder / name).read_bytes() for name in names]
     for png in embedded:
         assert min(assert_drawn(png)) > 350
@@ -352,3 +382,20 @@ def test_the_report_goes_to_an_object_store(small):
     assert uri == "memory://reports/run/report.html"
     with fsspec.open(uri, "rb") as file:
         assert file.read().startswith(b"<!doctype html>")
+
+
+def test_confidences_and_decisions_are_shown(folder: Path, evaluation: Evaluation) -> None:
+    text = table_text(evaluation)
+    start = text.index("Decisions on test products, in percent; precision to reach: 95")
+    lines = text[start:].splitlines()
+    assert lines[3].split() == ["accepted", "1,500", "75.00", "96.13"]
+    assert lines[4].split() == ["backed_off", "0", "0.00", "–"]
+    assert lines[6].startswith("expected calibration error ")
+    page = Page((folder / "report.html").read_text())
+    assert "on 600 calibration rows: 80 % accepted" in page.text
+    assert "backed off" in page.text
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["decisions"][0] == {"decision": "accepted", "products": 1500, "share": 0.75, "precision": 0.9613}
+    assert sum(metrics["reliability"]["after"]["products"]) == 2000
+    assert (folder / "reliability.png").stat().st_size > 10_000
+    assert (folder / "risk_coverage.png").stat().st_size > 10_000

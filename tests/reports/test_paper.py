@@ -278,10 +278,17 @@ def test_late_fusion_scores_are_checked(score, message):
         replace(paper().late_fusion, **score)
 
 
+def test_a_page_without_scores_has_no_table_of_them(tmp_path: Path):
+    files = write_paper(str(tmp_path), replace(paper(), scores=(), late_fusion=None))
+    assert not {"table_1.csv", "late_fusion.csv"} & {Path(file).name for file in files}
+    page = (tmp_path / "paper.md").read_text()
+    assert "Table 1" not in page
+    assert "optimistic" not in page
+    assert "## Table 2" in page
+
+
 def test_parts_that_do_not_belong_together_are_refused():
     whole = paper()
-    with pytest.raises(ValueError, match="table 1: found no score"):
-        replace(whole, scores=())
     with pytest.raises(ValueError, match=r"right alone: found models \('camembert', 'se_resnext'\)"):
         replace(whole, alone=whole.alone[:2])
     with pytest.raises(ValueError, match="value of modalities: found 5 products, expected 4"):
