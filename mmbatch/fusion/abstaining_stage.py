@@ -14,7 +14,10 @@ import numpy.typing as npt
 
 from mmbatch.fusion.taxonomy import Taxonomy, row_blocks
 from mmbatch.fusion.taxonomy_paths import LabelPath
-from mmbatch.fusion.thresholds import MISTAKES, Threshold, fewest_rows, fit_threshold
+from mmbatch.fusion.thresholds import Threshold, fewest_rows, fit_threshold
+
+OWN_MISTAKES = 2
+"""With which a category's own rows must be able to reach the target, to get a threshold of its own."""
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
@@ -77,10 +80,10 @@ def fit_stage(
         right_N: whether it is the gold one.
         target: precision to reach.
         level: confidence of the bound.
-        per_class: answers with rows enough to pass with `MISTAKES` mistakes get a threshold of their own, and the
+        per_class: answers with rows enough to pass with `OWN_MISTAKES` get a threshold of their own, and the
             others one on what is left.
     """
-    enough = fewest_rows(len(codes_N), MISTAKES, target=target, level=level) if per_class else None
+    enough = fewest_rows(len(codes_N), OWN_MISTAKES, target=target, level=level) if per_class else None
     large = np.flatnonzero(np.bincount(codes_N) >= enough) if enough is not None else np.empty(0, np.int64)
     own = {
         int(code): fit_threshold(confidence_N[codes_N == code], right_N[codes_N == code], target=target, level=level)

@@ -18,8 +18,9 @@ Floats = npt.NDArray[np.floating]
 Counts = npt.NDArray[np.int64]
 Truths = npt.NDArray[np.bool_]
 
-MISTAKES = 2
-"""That the first threshold tested may hold: with none, one mistake among the surest rows would end the search there."""
+MISTAKES = (0, 8)
+"""That the first threshold of each search may hold, as far as there are rows. With none allowed, one wrong label among
+the surest rows ends the search; with many, it begins where less sure rows are accepted too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +71,11 @@ def lower_bounds(right: Counts, accepted: Counts, *, level: float) -> npt.NDArra
 def fit_threshold(confidence_N: Floats, right_N: Truths, *, target: float, level: float = 0.95) -> Threshold:
     """The lowest threshold at which the lower bound of the precision reaches the target, by fixed-sequence testing.
 
-    Candidates are the confidences that occur, from the highest down, equal ones together. The first one tested is the
-    first with as many rows at or above it as `first_rows` says, a number that depends on nothing that was observed but
-    the number of rows; testing goes on down to the first whose bound is below the target, and the last one before it is
-    the threshold.
+    Candidates are the confidences that occur, from the highest down, equal ones together. A search, or two, begins at
+    the first with as many rows at or above it as `first_rows` says, which depends on nothing that was observed but the
+    number of rows. Each goes on down to the first candidate whose bound is below the target, and ends at the last one
+    before it; the lowest end is the threshold. So that all S searches together keep to `level`, the bounds of each are
+    at 1 - (1 - level) / S.
 
     Why the search does not spoil the bound: let t be the confidence such that thresholds below t have a precision below
     the target, and others reach it (there is such a t where less confident products are less often right). A mistake is
@@ -98,13 +100,14 @@ def fit_threshold(confidence_N: Floats, right_N: Truths, *, target: float, level
     """
     check_numbers(target=target, level=level)
     confidence, accepted, right = _candidates(confidence_N, right_N)
-    start = first_rows(len(confidence_N), target=target, level=level)
-    tested = np.flatnonzero(accepted >= start) if start else np.empty(0, np.int64)
-    failed = np.flatnonzero(~_passes(right[tested], accepted[tested], target=target, level=level))
-    passed = tested[: failed[0]] if len(failed) else tested
-    if not len(passed):
+    starts = first_rows(len(confidence_N), target=target, level=level)
+    strict = _shared(level, len(starts))
+    failed = np.flatnonzero(~_passes(right, accepted, target=target, level=strict))
+    firsts = np.searchsorted(accepted, starts)
+    ends = np.append(failed, len(accepted))[np.searchsorted(failed, firsts)]
+    if not (ends > firsts).any():
         return Threshold(confidence=None, rows=len(confidence_N), accepted=0, right=0, bound=0.0)
-    last = passed[-1]
+    last = int(ends[ends > firsts].max()) - 1
     return Threshold(
         confidence=float(confidence[last]),
         rows=len(confidence_N),
@@ -131,13 +134,17 @@ def best_bound(confidence_N: Floats, right_N: Truths, *, level: float = 0.95) ->
     return Best(bound=float(bounds[best]), coverage=float(accepted[best] / len(confidence_N)))
 
 
-def first_rows(rows: int, *, target: float, level: float) -> int | None:
-    """The fewest of `rows` rows whose bound reaches the target with `MISTAKES` mistakes, else with one less, or none.
+def first_rows(rows: int, *, target: float, level: float) -> list[int]:
+    """The fewest of `rows` rows with which each of as many searches as there can be passes: one for each of `MISTAKES`.
 
     None where all the rows without a mistake would not do: at 98 % with 95 % confidence, 148 do not and 149 do.
     """
-    found = (fewest_rows(rows, mistakes, target=target, level=level) for mistakes in range(MISTAKES, -1, -1))
-    return next((count for count in found if count is not None), None)
+    for searches in range(len(MISTAKES), 0, -1):
+        strict = _shared(level, searches)
+        found = [fewest_rows(rows, mistakes, target=target, level=strict) for mistakes in MISTAKES[:searches]]
+        if found[-1] is not None:
+            return [count for count in found if count is not None]
+    return []
 
 
 def fewest_rows(rows: int, mistakes: int, *, target: float, level: float) -> int | None:
@@ -156,6 +163,11 @@ def check_numbers(**shares: float) -> None:
     for name, value in shares.items():
         if not 0 < value < 1:
             raise InputError(f"{name}: found {value}, expected a number between 0 and 1")
+
+
+def _shared(level: float, searches: int) -> float:
+    """Confidence of each search's bounds, so that all together have `level` (Bonferroni)."""
+    return 1 - (1 - level) / max(searches, 1)
 
 
 def _passes(right: Counts, accepted: Counts, *, target: float, level: float) -> Truths:
