@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from scipy.special import softmax
 
 from mmbatch.catalog import HASH_COLUMNS, Catalog
-from mmbatch.errors import InputError
 from mmbatch.feature_store import FeatureStore
 from mmbatch.fusion.probe import fit_probe, unit
 from mmbatch.fusion.weighting import Weighting
@@ -79,15 +78,12 @@ class FoldRows:
     _held: dict[str, npt.NDArray[np.float16]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, workspace: Workspace, encoders: Sequence[Model]) -> Self:
-        """All labelled products of a workspace; `InputError` where they are not of two categories at least."""
+    def of(cls, workspace: Workspace, encoders: Sequence[Model]) -> Self | None:
+        """All labelled products of a workspace; None where they are not of two categories at least."""
         rows = Catalog(workspace=workspace).labels()
         categories = sorted(pc.unique(rows["category"]).to_pylist(), key=path_of)
         if len(categories) < 2:
-            raise InputError(
-                f"--workspace {workspace.uri}: found labelled products of {len(categories)} categories, expected at "
-                "least 2: suspected labels cannot be looked for"
-            )
+            return None
         code = pc.index_in(rows["category"], value_set=pa.array(categories, pa.string())).cast(pa.int64())
         keys = rows.select(["product_id", *HASH_COLUMNS.values(), "bucket"]).append_column("code", code)
         return cls(workspace, tuple(encoders), categories, with_folds(keys, seed=workspace.settings.seed))

@@ -19,7 +19,7 @@ from mmbatch.pipelines.cluster import lines_from_workers, run_task, start_ray
 from mmbatch.pipelines.out_of_fold import SUSPECTS, FoldRows, Suspected, suspected_labels
 from mmbatch.predictions import Predictions
 from mmbatch.progress import Progress, say
-from mmbatch.reports.review import CSV_FILE, PAGE_FILE, Picture, ReviewPage, csv_file, picture_of, write_page
+from mmbatch.reports.review import CSV_FILE, Picture, ReviewPage, csv_file, picture_of, write_page
 from mmbatch.review import QUEUE, READ, Tally, candidates, described, first, flagged
 from mmbatch.runs import Run, last_run
 from mmbatch.schema import MODALITIES, Modality
@@ -41,8 +41,8 @@ def review(workspace: Workspace, predictor: Model, *, limit: int = 1_000, export
         export: where to copy the CSV file to, local or `s3://`; None: nowhere.
 
     Returns:
-        Ledger entry: `products` (in the queue), `reasons`, `sources` (products of each), labels `judged` and
-        `unjudged`, and the URIs of `page` and `csv`.
+        Ledger entry: `products` (in the queue), `reasons` (products of each), labels `judged` and `unjudged`, and the
+        URIs of `page` and `csv`.
 
     Raises:
         InputError: nothing is published, the features of an encoder are not stored, `limit` is below 1 or `export` is
@@ -110,10 +110,9 @@ def _suspected(workspace: Workspace, predictor: Model) -> Suspected:
     """Labels that the predictor's encoders contradict; none where the labels are not of two categories at least."""
     encoders = _encoders(workspace, predictor)
     require_features(workspace, [model.id for model in encoders])
-    try:
-        rows = FoldRows.of(workspace, encoders)
-    except InputError as error:
-        say(f"review     {error}")
+    rows = FoldRows.of(workspace, encoders)
+    if rows is None:
+        say("review     no labelled products of two categories: no label can be judged")
         return Suspected(SUSPECTS.empty_table(), 0, 0)
     start_ray()
     with lines_from_workers() as lines:
@@ -149,7 +148,6 @@ def _write(run: Run, predictor: Model, history: TaxonomyHistory, suspected: Susp
     return {
         "products": tally.rows,
         "reasons": dict(tally.reasons),
-        "sources": {source: count for source, count in sorted(tally.sources.items())},
         "page": write_page(folder, page),
         "csv": csv,
     }
