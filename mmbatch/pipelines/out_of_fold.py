@@ -2,8 +2,8 @@
 
 Products are cut into folds; a linear probe per encoder and fold is fitted on the stored vectors of the products outside
 of it and scores those inside. Vectors are read unit by unit, probabilities exist a part at a time. Fitting the probes
-takes `FOLDS` times what the probes of a predictor take. An encoder that was fine-tuned has seen its train products of every
-fold with their labels, which are the less contradicted for it.
+takes `FOLDS` times what the probes of a predictor take. An encoder that was fine-tuned has seen its train products of
+every fold with their labels, which are the less contradicted for it.
 
 Shape letters: N products, M encoders, C categories, K folds, F numbers of a vector.
 """
