@@ -23,6 +23,7 @@ ALLOWED = {
     ),
     "deltalake": ("mmbatch/tables.py",),
     "matplotlib": ("mmbatch/reports/",),
+    "cleanlab": ("mmbatch/label_noise.py",),
     "mmbatch.pipelines": ("mmbatch/pipelines/", "jobs/"),
     "mmbatch.presets": ("mmbatch/presets/", "jobs/"),
     "jobs": ("jobs/",),

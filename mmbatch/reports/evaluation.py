@@ -1,6 +1,5 @@
 """The evaluation of a predictor as a terminal table, as JSON and as one self-contained HTML page with its figures."""
 
-import base64
 import json
 import math
 import textwrap
@@ -8,14 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from mmbatch.image_vectors import NPY_MAGIC
 from mmbatch.metrics import ClassScores
 from mmbatch.reports.confidence import Confidence
 from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, stress_png, thumbnail_jpeg
+from mmbatch.reports.page import data_uri, no_picture, page_environment
 from mmbatch.schema import Modality, Split
 from mmbatch.storage import put_files
 
@@ -235,13 +233,7 @@ def _rows(evaluation: Evaluation, split: Split) -> str:
 
 
 def _page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mmbatch.reports", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     environment.filters["percent"] = _percent
     models = _models(evaluation)
     return environment.get_template("evaluation.html.j2").render(
@@ -257,7 +249,7 @@ def _page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
             name: _bars(value, _plain) for name, value in evaluation.late_fusion.items() if isinstance(value, Mapping)
         },
         timings=_bars(evaluation.timings, _seconds),
-        figures={name.removesuffix(".png"): _data_uri("image/png", png) for name, png in figures.items()},
+        figures={name.removesuffix(".png"): data_uri("image/png", png) for name, png in figures.items()},
         galleries=_galleries(evaluation, models),
     )
 
@@ -308,21 +300,10 @@ def _card(example: Example, members: Iterable[str]) -> dict[str, object]:
     thumbnail = thumbnail_jpeg(example.image) if example.image is not None else None
     return {
         "example": example,
-        "thumbnail": _data_uri("image/jpeg", thumbnail) if thumbnail else None,
-        "no_picture": _no_picture(example.image),
+        "thumbnail": data_uri("image/jpeg", thumbnail) if thumbnail else None,
+        "no_picture": no_picture(example.image),
         "opinions": [(name, example.model_categories.get(name)) for name in members],
     }
-
-
-def _no_picture(image: bytes | None) -> str:
-    """What stands where a thumbnail would be."""
-    if image is None:
-        return "no image"
-    return "image given as a vector" if image.startswith(NPY_MAGIC) else "image cannot be read"
-
-
-def _data_uri(media_type: str, content: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def _bars(values: Mapping[str, float], text: Callable[[float], str]) -> list[tuple[str, str, float]]:
