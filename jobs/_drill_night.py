@@ -60,7 +60,9 @@ def main(config: Night) -> dict[str, Any]:
         if config.first:
             encoders = newest_encoders(workspace)
             head = train_head(workspace, encoders, recipe=replace(SAMPLE.head, epochs=3))
-            train_late_fusion(workspace, encoders, head, recipe=SAMPLE.late_fusion, goal=Goal())
+            train_late_fusion(
+                workspace, encoders, head, recipe=SAMPLE.late_fusion, goal=Goal(precision=SAMPLE.precision)
+            )
         done["predict"] = predict(workspace, newest_predictor(workspace))
         if not config.first and not plan_maintenance(workspace, keep=KEPT).nothing:
             done["maintain"] = maintain(workspace, keep=KEPT)

@@ -89,7 +89,8 @@ def run_stages(workspace: Workspace, preset: Preset, *, weights: str | None) -> 
     if head and reads_sequences(head):
         stages["joined"] = extract_joined(workspace, head)
         lap("join")
-    predictor = train_late_fusion(workspace, encoders, head, recipe=preset.late_fusion, goal=Goal())
+    goal = Goal(precision=preset.precision)
+    predictor = train_late_fusion(workspace, encoders, head, recipe=preset.late_fusion, goal=goal)
     lap("late fusion")
     stages |= {"predictor": predictor.id, "predict": predict(workspace, predictor)}
     lap("predict")

@@ -16,9 +16,9 @@ class TrainLateFusion(Job):
 
     training: tuple[str, ...] = ()
     """Fields of the recipe to change, such as objective=multiclass num_leaves=22 min_child_samples=125."""
-    precision: float | None = 0.95
+    precision: float | None = None
     """Share of right ones that accepted predictions are to reach, proven on the calibration rows with 95 % confidence;
-    what does not reach it backs off to an inner node of the category tree, or goes to review. None: all to review."""
+    what does not reach it backs off to an inner node of the category tree, or goes to review. Default: the preset's."""
     per_class: bool = False
     """Give categories with enough calibration rows thresholds of their own."""
     workers: str | None = None
@@ -32,14 +32,16 @@ def main(config: TrainLateFusion) -> dict[str, Any]:
     encoders = newest_encoders(workspace)
     ids = [model.id for model in encoders]
     head = newest_head(workspace, encoders)
-    recipe = changed(preset_named(workspace.settings.preset).late_fusion, config.training)
+    preset = preset_named(workspace.settings.preset)
+    recipe = changed(preset.late_fusion, config.training)
+    precision = preset.precision if config.precision is None else config.precision
     workers = workers_of(config.workers)
     if config.dry_run:
-        return plan(config, encoders=ids, head=head.id if head else None, recipe=asdict(recipe))
+        return plan(config, encoders=ids, head=head.id if head else None, recipe=asdict(recipe), precision=precision)
 
     from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
 
-    goal = Goal(precision=config.precision, per_class=config.per_class)
+    goal = Goal(precision=precision, per_class=config.per_class)
     with workspace.writing("train_late_fusion", wait_s=config.wait) as workspace:
         model = train_late_fusion(workspace, encoders, head, recipe=recipe, goal=goal, workers=workers)
     return {"predictor": model.id} | {name: model.card[name] for name in ("late_fusion", "calibration", "decisions")}

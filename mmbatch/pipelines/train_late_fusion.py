@@ -46,8 +46,8 @@ CONFIDENCE = 0.95
 class Goal:
     """When a prediction is sure enough to be used without a person."""
 
-    precision: float | None = 0.95
-    """Share of right ones that each kind of decision is to reach; None: everything is for review."""
+    precision: float
+    """Share of right ones that each kind of decision is to reach."""
     per_class: bool = False
     """Categories with enough calibration rows get thresholds of their own."""
 

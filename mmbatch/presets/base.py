@@ -41,3 +41,5 @@ class Preset:
     """Its fusion heads."""
     late_fusion: LateFusionRecipe = field(default_factory=LateFusionRecipe)
     """Its late fusion."""
+    precision: float = 0.95
+    """Share of right ones that accepted predictions are to reach."""

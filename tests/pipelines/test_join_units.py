@@ -184,7 +184,7 @@ def test_the_late_fusion_reads_the_embeddings_and_refuses_to_run_without_any(
     head = stored.head()
     monkeypatch.setattr("mmbatch.pipelines.train_late_fusion.start_ray", pytest.fail)
     with pytest.raises(InputError, match=f"{head.id}: found no joined embeddings, expected some: run jobs.extract_f"):
-        train_late_fusion(stored.workspace, stored.encoders, head, recipe=LateFusionRecipe(), goal=Goal())
+        train_late_fusion(stored.workspace, stored.encoders, head, recipe=LateFusionRecipe(), goal=Goal(precision=0.9))
     join(stored, head)
     labels, known = training_labels(Catalog(workspace=stored.workspace)), embeddings(stored, head)
     read = (stored.workspace, stored.encoders, labels.categories, rows_per_bucket(labels))
