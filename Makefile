@@ -18,7 +18,8 @@ test-slow: $(VENV)/.develop
 
 # Every preset from its own raw layout, and training of encoders and heads that goes on after each kind of kill.
 test-training: $(VENV)/.develop
-	$(BIN)/python -m pytest tests/pipelines/test_finetune.py tests/pipelines/test_train_head.py tests/test_presets.py
+	$(BIN)/python -m pytest tests/pipelines/test_finetune.py tests/pipelines/test_train_head.py \
+		tests/pipelines/test_train_late_fusion.py tests/test_presets.py
 
 # Ceph's RADOS gateway: a real object store, which the tests start for themselves and remove after. Needs root.
 s3-server:

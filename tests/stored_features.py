@@ -33,8 +33,12 @@ def encoders(workspace: Workspace) -> tuple[Model, ...]:
     )
 
 
-def write_workspace(folder: Path, *, products: int, without_vectors: Sequence[int] = ()) -> Workspace:
+def write_workspace(
+    folder: Path, *, products: int, without_vectors: Sequence[int] = (), calibrated: bool = False
+) -> Workspace:
     """Products 0 to N - 1 in buckets by number; every tenth is a fusion row, every tenth a test row.
+
+    Where the workspace is to be `calibrated`, another tenth are calibration rows.
 
     The image vector says with noise whether a path's second name is x, y or missing, the text vector its first name.
     """
@@ -50,7 +54,8 @@ def write_workspace(folder: Path, *, products: int, without_vectors: Sequence[in
         "image_hash": [None if number % 7 == 3 else f"i{number}" for number in numbers],
     }
     missing = {name: [None] * products for name in ("title", "description", "image_uri", "source")}
-    splits = ["fusion" if number % 10 == 0 else "test" if number % 10 == 5 else "train" for number in numbers]
+    drawn = {0: "fusion", 5: "test"} | ({7: "calibration"} if calibrated else {})
+    splits = [drawn.get(number % 10, "train") for number in numbers.tolist()]
     first = np.array([[path[0] == "a", path[0] == "b", *[False] * 6] for path in PATHS])[kinds]
     second = np.array([[path[1:] == ("x",), path[1:] == ("y",), len(path) == 1] for path in PATHS])[kinds]
     image, text = (values + rng.normal(0, 0.3, values.shape) for values in (second, first))
@@ -59,8 +64,8 @@ def write_workspace(folder: Path, *, products: int, without_vectors: Sequence[in
         chosen, same = pa.array(at), {"bucket": pa.repeat(pa.scalar(bucket, pa.int32()), len(at))}
         whole = pa.table({name: pa.array(values).take(chosen) for name, values in (rows | missing).items()} | same)
         _append(catalog.table, whole.select(schema.CATALOG.names).cast(schema.CATALOG), bucket)
-        drawn = {"product_id": pa.array(ids).take(chosen), "split": pa.array(splits).take(chosen)} | same
-        _append(catalog.splits, pa.table(drawn, schema=schema.SPLIT), bucket)
+        split = {"product_id": pa.array(ids).take(chosen), "split": pa.array(splits).take(chosen)} | same
+        _append(catalog.splits, pa.table(split, schema=schema.SPLIT), bucket)
         kept = pa.array([number for number in at if number not in without_vectors])
         for model, vectors in zip(encoders(workspace), (image, text), strict=True):
             _store(store_of(workspace, model), pa.array(ids).take(kept), kept, vectors, bucket)

@@ -73,9 +73,11 @@ def train_late_fusion(
             None: one.
 
     Raises:
-        InputError: an encoder's features are not stored, the head tells other categories apart than there are, or it
-            reads sequences and none of its joined embeddings is stored.
+        InputError: the precision is no share, an encoder's features are not stored, the head tells other categories
+            apart than there are, or it reads sequences and none of its joined embeddings is stored.
     """
+    if not 0 < goal.precision < 1:
+        raise InputError(f"--precision {goal.precision:g}: expected a number between 0 and 1")
     labels = training_labels(Catalog(workspace=workspace))
     _check_head(head, labels)
     calibrated = labels.digest(*sorted({model.card["modality"] for model in encoders}), splits=("calibration",))
