@@ -53,7 +53,8 @@ def _write_bucket(workspace: Workspace, models: list[Model], bucket: int, number
     columns = [known.get(name, pa.nulls(len(ids))) for name in schema.CATALOG.names]
     rows = pa.table(columns, names=schema.CATALOG.names).cast(schema.CATALOG)
     catalog.table.commit([catalog.table.write_file(rows, bucket=bucket)], app_id=f"made-{bucket}")
-    splits = pa.array(["fusion" if number % 20 == 0 else "train" for number in numbers // BUCKETS])
+    held = {0: "fusion", 10: "test"}
+    splits = pa.array([held.get(number % 20, "train") for number in (numbers // BUCKETS).tolist()])
     drawn = pa.table({"product_id": ids, "split": splits, "bucket": same}, schema=schema.SPLIT)
     catalog.splits.commit([catalog.splits.write_file(drawn, bucket=bucket)], app_id=f"made-{bucket}")
     for model in models:

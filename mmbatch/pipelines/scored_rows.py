@@ -15,7 +15,7 @@ from mmbatch.schema import Split
 PART_VALUES = 1 << 24
 """Probabilities of a part: 64 MiB of float32, 4,000 products of 4 models and 1,000 classes."""
 
-SAMPLE_VALUES = 1 << 26
+SAMPLE_VALUES = 1 << 25
 """Probabilities held at a time: what has a handful of parameters is fitted on so many."""
 
 Scored = tuple[np.ndarray, np.ndarray]

@@ -93,7 +93,7 @@ def train_late_fusion(
     run = Run(workspace=workspace, job="train_late_fusion", settings={"recipe": asdict(recipe), "goal": asdict(goal)})
     start_ray()
     rows = FeatureRows(workspace, tuple(encoders), labels.categories, rows_per_bucket(labels), joined=joined)
-    scored = ScoredRows(rows, run_task(_scorer, rows, Levels.of(labels.taxonomy, _level_weights(head)), head))
+    scored = ScoredRows(rows, run_task(fit_scorer, rows, Levels.of(labels.taxonomy, _level_weights(head)), head))
     late = _late_fusion(scored, recipe, workers, digest)
     say(f"late       {late.report.describe()}")
     model: Model = run_task(_calibrate, scored, late, goal, head, digest)
@@ -185,8 +185,8 @@ def _publish(rows: FeatureRows, predictor: Predictor, head: Model | None, digest
         )
 
 
-def _scorer(rows: FeatureRows, levels: Levels, head: Model | None) -> Scorer:
-    """Linear probes fitted on the train rows, and the head; runs in a Ray task."""
+def fit_scorer(rows: FeatureRows, levels: Levels, head: Model | None) -> Scorer:
+    """Linear probes fitted on the train rows, and the head; run in a Ray task, away from the driver."""
     ordered = sorted(rows.encoders, key=lambda model: model.name)
     return Scorer(
         encoders=tuple(

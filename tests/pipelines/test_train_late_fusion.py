@@ -21,7 +21,7 @@ from mmbatch.pipelines.cluster import start_ray
 from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
 from mmbatch.pipelines.rows import training_labels
 from mmbatch.pipelines.scored_rows import ScoredRows
-from mmbatch.pipelines.train_late_fusion import Goal, _scorer, train_late_fusion
+from mmbatch.pipelines.train_late_fusion import Goal, fit_scorer, train_late_fusion
 from mmbatch.pipelines.training_run import crew_of
 from mmbatch.predictor import Predictor
 from mmbatch.training import LateFusionRecipe
@@ -49,7 +49,7 @@ def local_ray() -> Iterator[None]:
 def scored(workspace: Workspace) -> ScoredRows:
     labels = training_labels(Catalog(workspace=workspace))
     rows = FeatureRows(workspace, encoders(workspace), labels.categories, rows_per_bucket(labels))
-    return ScoredRows(rows, _scorer(rows, Levels(labels.taxonomy), None))
+    return ScoredRows(rows, fit_scorer(rows, Levels(labels.taxonomy), None))
 
 
 def boosted(of: ScoredRows, rounds: int) -> LateFusion:
