@@ -5,6 +5,7 @@ from typing import Any
 
 from jobs._cli import Job, plan, run_job
 from jobs._recipe import changed, workers_of
+from mmbatch.errors import InputError
 from mmbatch.models import newest_encoders, newest_head
 from mmbatch.presets import preset_named
 from mmbatch.workspace import Workspace
@@ -16,6 +17,8 @@ class TrainLateFusion(Job):
 
     training: tuple[str, ...] = ()
     """Fields of the recipe to change, such as objective=multiclass num_leaves=22 min_child_samples=125."""
+    search: int = 0
+    """Recipes to try, the preset's first, each scored by cross-validation on the fusion rows; the best is kept."""
     precision: float | None = None
     """Share of right ones that accepted predictions are to reach, proven on the calibration rows with 95 % confidence;
     what does not reach it backs off to an inner node of the category tree, or goes to review. Default: the preset's."""
@@ -36,6 +39,8 @@ def main(config: TrainLateFusion) -> dict[str, Any]:
     recipe = changed(preset.late_fusion, config.training)
     precision = preset.precision if config.precision is None else config.precision
     workers = workers_of(config.workers)
+    if config.search < 0:
+        raise InputError(f"--search {config.search}: expected 0 or more")
     if config.dry_run:
         return plan(config, encoders=ids, head=head.id if head else None, recipe=asdict(recipe), precision=precision)
 
@@ -43,7 +48,9 @@ def main(config: TrainLateFusion) -> dict[str, Any]:
 
     goal = Goal(precision=precision, per_class=config.per_class)
     with workspace.writing("train_late_fusion", wait_s=config.wait) as workspace:
-        model = train_late_fusion(workspace, encoders, head, recipe=recipe, goal=goal, workers=workers)
+        model = train_late_fusion(
+            workspace, encoders, head, recipe=recipe, goal=goal, search=config.search, workers=workers
+        )
     return {"predictor": model.id} | {name: model.card[name] for name in ("late_fusion", "calibration", "decisions")}
 
 

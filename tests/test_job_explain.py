@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmbatch.predictions import Predictions
-from mmbatch.workspace import Workspace
+from mmbatch.workspace import Settings, Workspace
 from tests.conftest import run_job, run_json
 
 Finished = tuple[Path, dict[str, Any]]
@@ -89,9 +89,8 @@ def test_the_review_queue_is_written_from_a_workspace(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("job", ["explain", "evaluate", "review"])
-def test_a_workspace_without_predictions_is_refused(tmp_path: Path, sample_file: Path, job: str) -> None:
-    workspace = tmp_path / "workspace"
-    assert run_job("ingest", "--workspace", workspace, "--source", sample_file, "--preset", "sample").returncode == 0
-    done = run_job(job, "--workspace", workspace)
+def test_a_workspace_without_a_predictor_is_refused(tmp_path: Path, job: str) -> None:
+    Workspace.create(str(tmp_path / "w"), Settings(preset="sample", level=1, seed=0, buckets=1))
+    done = run_job(job, "--workspace", tmp_path / "w")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].endswith("no predictor there; `jobs.train_late_fusion` makes one")

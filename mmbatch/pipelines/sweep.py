@@ -42,7 +42,7 @@ REDUCTION = 3
 """At 1, 3, 9, ... epochs a trial goes on if it is in the best third of those that came so far: the eta of Hyperband (Li
 et al. 2018: 3 or 4; e is the optimum) in its asynchronous form (ASHA, Li et al. 2020)."""
 
-_SETTINGS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 """Ray Tune writes no logs of its own, leaves Ctrl+C to the job, and prints nothing."""
 
 TRIAL_CPUS = 0.01
@@ -136,7 +136,7 @@ def _rows_of(subject: Subject, trials: Sequence[Training], resources: Resources)
 
 def _tune(plan: Plan, record: "_Record", *, folder: str) -> None:
     """Run the trials; `record` follows them."""
-    os.environ.update(_SETTINGS)
+    os.environ.update(QUIET)
     epochs = plan.task.training.epochs
     remove_folder(folder)
     tuner = tune.Tuner(

@@ -26,6 +26,7 @@ from mmbatch.models import Model, digest_of, fetch_model, find_model, publish_mo
 from mmbatch.pipelines.boost import BoostTask, boost_here, boost_on_workers
 from mmbatch.pipelines.cluster import run_task, start_ray
 from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
+from mmbatch.pipelines.late_search import search_recipe
 from mmbatch.pipelines.rows import Labels, training_labels
 from mmbatch.pipelines.scored_rows import ScoredRows
 from mmbatch.pipelines.train_head import identity_of
@@ -59,6 +60,7 @@ def train_late_fusion(
     *,
     recipe: LateFusionRecipe,
     goal: Goal,
+    search: int = 0,
     workers: tuple[int, int] | None = None,
 ) -> Model:
     """Fit late fusion, temperatures and thresholds, and store the predictor, unless the workspace holds it already.
@@ -69,6 +71,7 @@ def train_late_fusion(
         head: the fusion head that is joined with them.
         recipe: how the late fusion boosts.
         goal: what predictions have to reach.
+        search: how many recipes to try, this one the first; 0: none but this one.
         workers: fewest and most processes that boost, where there are more fusion rows than are held to choose how;
             None: one.
 
@@ -82,7 +85,7 @@ def train_late_fusion(
     _check_head(head, labels)
     calibrated = labels.digest(*sorted({model.card["modality"] for model in encoders}), splits=("calibration",))
     made_from = [workspace.settings.seed, identity_of(encoders, labels), calibrated, head.id if head else None]
-    digest = digest_of([*made_from, INVERSE_STRENGTH, asdict(recipe), asdict(goal)])
+    digest = digest_of([*made_from, INVERSE_STRENGTH, asdict(recipe), asdict(goal), search])
     if found := find_model(workspace, kind="predictor", name=PREDICTOR, recipe=digest):
         say(f"late       found {found.id}")
         return found
@@ -94,6 +97,8 @@ def train_late_fusion(
     start_ray()
     rows = FeatureRows(workspace, tuple(encoders), labels.categories, rows_per_bucket(labels), joined=joined)
     scored = ScoredRows(rows, run_task(fit_scorer, rows, Levels.of(labels.taxonomy, _level_weights(head)), head))
+    if search:
+        recipe = search_recipe(scored, recipe, trials=search)
     late = _late_fusion(scored, recipe, workers, digest)
     say(f"late       {late.report.describe()}")
     model: Model = run_task(_calibrate, scored, late, goal, head, digest)

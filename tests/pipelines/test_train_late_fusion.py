@@ -19,6 +19,7 @@ from mmbatch.pipelines import scored_rows
 from mmbatch.pipelines.boost import BoostTask, boost_here, boost_on_workers
 from mmbatch.pipelines.cluster import start_ray
 from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
+from mmbatch.pipelines.late_search import search_recipe
 from mmbatch.pipelines.rows import training_labels
 from mmbatch.pipelines.scored_rows import ScoredRows
 from mmbatch.pipelines.train_late_fusion import Goal, fit_scorer, train_late_fusion
@@ -129,6 +130,23 @@ def test_a_predictor_is_fitted_once_and_calibrated_on_rows_of_its_own(workspace:
     assert again.id == model.id
     higher = train_late_fusion(workspace, encoders(workspace), None, recipe=RECIPE, goal=Goal(precision=0.999))
     assert "no threshold reaches a precision of 99.9 %" in higher.card["decisions"]
+
+
+@pytest.mark.slow
+def test_a_search_is_seeded_and_no_worse_than_the_recipe_it_begins_with(
+    workspace: Workspace, local_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of = scored(workspace)
+    found = [search_recipe(of, RECIPE, trials=3) for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0].objective == RECIPE.objective
+    scores, codes = of.sample("fusion")
+    fit = {"models": of.scorer.models, "classes": len(of.rows.categories), "seed": 0, "threads": 1}
+    reports = [LateFusion.fit(scores, codes, recipe=one, **fit).report for one in (found[0], RECIPE)]  # type: ignore[arg-type]
+    best, given = ((report.boosting or report.weighting).log_loss for report in reports)
+    assert best <= given
+    assert "searched 3 recipes, best log-loss" in capsys.readouterr().err
+    assert not Path(workspace.path("tmp", "late-search")).exists()
 
 
 def test_a_head_of_other_categories_is_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
