@@ -330,3 +330,12 @@ def test_the_report_says_where_an_input_alone_is_no_worse():
     fusion = fit(twice, labels)
     lead = fusion.report.inputs["model0"].macro_f1 - fusion.report.weighting.macro_f1
     assert ("no better in macro-F1 than model0 alone" in fusion.report.describe()) == (lead > 0)
+
+
+def test_boosting_is_not_tried_where_the_weighting_is_hardly_ever_wrong():
+    probabilities, labels = scored(600, skill=(6.0, 6.0))
+    assert (probabilities.mean(axis=1).argmax(axis=1) != labels).sum() < 10
+    report = fit(probabilities, labels, recipe=CANDIDATES).report
+    assert (report.kept, report.boosting) == ("weighting", None)
+    tried = fit(*scored(600, skill=(1.0, 1.5)), recipe=CANDIDATES).report
+    assert tried.boosting is not None
