@@ -15,15 +15,18 @@ import pytest
 import ray
 import torch
 
-from jobs import finetune_encoder, ingest
+from jobs import finetune_encoder, ingest, submission
 from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.encoders import encode, load_encoder
 from mmbatch.errors import InputError
 from mmbatch.fusion.head import load_head
 from mmbatch.models import Model, fetch_model, list_models
 from mmbatch.pipelines.cluster import start_ray
+from mmbatch.pipelines.evaluate import evaluate
 from mmbatch.pipelines.extract import extract, store_of
+from mmbatch.pipelines.predict import predict
 from mmbatch.pipelines.train_head import train_head
+from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
 from mmbatch.presets import PRESETS, EncoderRecipe
 from mmbatch.quarantine import quarantine_table
 from mmbatch.training import Training
@@ -39,6 +42,7 @@ from tests.preset_sources import (
     write_rakuten,
 )
 from tests.preset_twins import write_weights
+from tests.rakuten_files import CODES, make_items, read_rows, write_challenge
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
 """Ray warns of its own settings while it makes its context."""
@@ -265,3 +269,29 @@ def test_se_resnext_trains_whole(workspace_of: Callable[[str], Workspace], weigh
 
 def test_published_sources_are_small(products: list[Product]) -> None:
     assert Counter(Counter(product.code for product in products).values()) == {PER_CLASS: CLASSES, RARE: 1}
+
+
+@pytest.mark.slow
+def test_the_rakuten_challenge_from_its_files_to_a_submission(tmp_path: Path) -> None:
+    train, test = make_items(train=4 * len(CODES), test=9)
+    folder = write_challenge(tmp_path / "challenge", train, test, form="tsv")
+    write_weights(tmp_path / "weights", [f"{item.title} {item.description}" for item in train])
+    uri, preset = str(tmp_path / "workspace"), PRESETS["rakuten2020"]
+    ingest.main(ingest.Ingest(workspace=uri, preset=preset.name, source=str(folder)))
+    workspace = Workspace.open(uri)
+    encoders = [finetune(workspace, one, str(tmp_path / "weights"), *frozen(one)) for one in preset.encoders]
+    extract(workspace, encoders)
+    head = train_head(workspace, encoders, recipe=replace(preset.head, epochs=1))
+    predictor = train_late_fusion(
+        workspace, encoders, head, recipe=preset.late_fusion, goal=Goal(precision=preset.precision)
+    )
+    assert predictor.card["late_fusion"]["rows"] == len(CODES)
+    assert predict(workspace, predictor)["counts"]["predicted"] == len(train) + len(test)
+    paper = Path(evaluate(workspace, predictor, paper=True)["counts"]["paper"])
+    assert "## What fusion corrects" in paper.read_text()  # top level categories are known
+    out = tmp_path / "submission.tsv"
+    submission.main(submission.Submission(workspace=uri, source=str(folder), out=str(out)))
+    header, *rows = read_rows(out)
+    assert header[-1] == "Prdtypecode"
+    assert [int(row[0]) for row in rows] == [item.number for item in test]
+    assert {row[-1] for row in rows} <= set(CODES)
