@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
 from mmbatch.confidence_metrics import calibration_error
 from mmbatch.errors import InputError
@@ -87,7 +87,10 @@ class Calibration:
 
 
 def fit_temperature(log_probs_NC: Floats, labels_N: Ints) -> float:
-    """Most probable temperature T of softmax(log-probabilities / T) given the labels; 1 with no scored row.
+    """Most probable temperature T of softmax(log-probabilities / T) given the labels; 1 where that is no better.
+
+    It is kept where the mean log-loss is lower by more than the standard error of the difference: late fusion has a
+    temperature of its own, and a second one, fitted on few rows, would rather add noise.
 
     The prior on log T is a standard normal, as in `fit_weighting`: a factor of e away from 1 costs half a nat, which
     decides with a handful of rows and vanishes with thousands. The objective is
@@ -118,7 +121,8 @@ def fit_temperature(log_probs_NC: Floats, labels_N: Ints) -> float:
             loss, slope = loss + more_loss, slope + more_slope
         return loss, np.array([slope])
 
-    return float(np.exp(minimize(objective, np.zeros(1), jac=True, method="L-BFGS-B").x[0]))
+    found = float(np.exp(minimize(objective, np.zeros(1), jac=True, method="L-BFGS-B").x[0]))
+    return found if _helps(log_probs_NC, labels_N, rows, found) else 1.0
 
 
 def scaled(log_probs_NC: Floats, temperature: float) -> npt.NDArray[np.float32]:
@@ -148,6 +152,19 @@ def _losses(log_probs_BC: Floats, labels_B: Ints, sharpness: float) -> tuple[flo
     totals_B = shares_BC.sum(axis=1, dtype=np.float64)
     mean_B = np.einsum("bc,bc->b", shares_BC, scores_BC) / totals_B
     return float((np.log(totals_B) - own_B).sum()), float((own_B - mean_B).sum())
+
+
+def _helps(log_probs_NC: Floats, labels_N: Ints, rows: npt.NDArray[np.intp], temperature: float) -> bool:
+    """Whether the log-loss of the given rows is lower with the temperature, by more than its standard error."""
+    gains = []
+    for block in row_blocks(len(rows), log_probs_NC.shape[1]):
+        scores_BC, labels_B = _floored(log_probs_NC[rows[block]]), labels_N[rows[block], None]
+        after_BC, before_BC = log_softmax(scores_BC / np.float32(temperature), axis=1), log_softmax(scores_BC, axis=1)
+        gains.append(np.take_along_axis(after_BC - before_BC, labels_B, axis=1)[:, 0].astype(np.float64))
+    if len(rows) < 2:
+        return False
+    gain_N = np.concatenate(gains)
+    return bool(gain_N.mean() > gain_N.std(ddof=1) / np.sqrt(len(gain_N)))
 
 
 def _floored(log_probs_BC: Floats) -> npt.NDArray[np.float32]:

@@ -64,8 +64,8 @@ def test_blocks_do_not_matter_and_hold_no_second_copy(monkeypatch):
 
 
 def test_a_probability_of_zero_stays_finite():
-    log_probs = np.array([[0, -np.inf], [-0.1, -2.3]], np.float32)
-    assert 1 < fit_temperature(log_probs, np.array([1, 0])) < np.inf
+    log_probs = np.array([[0, -np.inf], [-0.1, -2.3]] * 20, np.float32)
+    assert 1 < fit_temperature(log_probs, np.array([1, 0] * 20)) < np.inf
     np.testing.assert_allclose(scaled(log_probs, 1)[0], [1, 0], atol=1e-30)
 
 
@@ -147,3 +147,13 @@ def test_json_with_another_temperature_is_refused(change):
 def test_bad_shapes_and_labels_are_refused(shape, labels, message):
     with pytest.raises(InputError, match=f"^calibration: {message}"):
         fit_temperature(np.zeros(shape), np.array(labels))
+
+
+def test_a_temperature_that_is_no_better_than_chance_is_not_kept():
+    """Calibrated scores have a temperature near 1, whatever the rows; a few rows say nothing else."""
+    rng = np.random.default_rng(4)
+    log_probs = log_softmax(2 * rng.normal(size=(60, 5)), axis=1)
+    labels = np.array([rng.choice(5, p=np.exp(row)) for row in log_probs])
+    assert fit_temperature(log_probs, labels) == 1.0
+    assert fit_temperature(log_probs[:1], labels[:1]) == 1.0
+    assert fit_temperature(3 * log_probs, labels) > 1.5
