@@ -4,6 +4,8 @@
 temperatures and thresholds and nothing else, `test` is only ever scored.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -12,13 +14,11 @@ from scipy.sparse.csgraph import connected_components
 
 from mmbatch.schema import SPLITS, Split
 
-FUSION_SHARE = 0.1
+SHARES: Mapping[Split, float] = {"test": 0.1, "fusion": 0.1}
 CALIBRATION_SHARE = 0.05
-TEST_SHARE = 0.1
 
 SMALLEST_STRATIFIED_CLASS = 3
-"""From three products on, a class has train, fusion and test rows; a smaller one is training data only. Calibration
-pools all classes, so a class has a row there from ten products on."""
+"""From three products on, a class has train, fusion and test rows; a smaller one is training data only."""
 
 PLACEHOLDER_IMAGE = 1_000
 """An image that more products than this share is a placeholder ("no photo"), not a sign of equal products."""
@@ -55,7 +55,7 @@ def draw_splits(
     frame["split"] = frame["drawn"].where(frame["drawn"] >= 0, frame["group"].map(inherited)).fillna(-1)
     free = frame["split"] < 0
     if free.any():
-        frame.loc[free, "split"] = frame.loc[free, "group"].map(_fill_quotas(frame))
+        frame.loc[free, "split"] = frame.loc[free, "group"].map(_fill_quotas(frame, seed))
     return frame["split"].to_numpy(np.int8)
 
 
@@ -75,7 +75,7 @@ def content_groups(text_hashes: pa.Array | pa.ChunkedArray, image_hashes: pa.Arr
     return np.asarray(connected_components(graph, directed=False)[1][:products])
 
 
-def _fill_quotas(frame: pd.DataFrame) -> pd.Series:
+def _fill_quotas(frame: pd.DataFrame, seed: int) -> pd.Series:
     """Split of each group that has none yet: quotas of its class in the order of the seeded hash."""
     per_class = frame.groupby("class").size()
     groups = (
@@ -84,7 +84,7 @@ def _fill_quotas(frame: pd.DataFrame) -> pd.Series:
         .groupby("group", sort=False)
         .agg(**{"class": ("class", "first"), "size": ("order", "size")})
     )
-    left = {split: groups["class"].map(_left(frame, split, quota)) for split, quota in _quotas(per_class).items()}
+    left = {split: groups["class"].map(_left(frame, split, quota)) for split, quota in _quotas(per_class, seed).items()}
     fits = groups["size"] <= np.maximum(left["test"], 1)  # a group larger than the whole quota is training data
     filled = groups["size"].where(fits, 0).groupby(groups["class"]).cumsum() - groups["size"]
     ends = np.cumsum(list(left.values()), axis=0)
@@ -92,12 +92,21 @@ def _fill_quotas(frame: pd.DataFrame) -> pd.Series:
     return pd.Series(drawn, index=groups.index)
 
 
-def _quotas(per_class: pd.Series) -> dict[Split, pd.Series]:
-    """Products of each class that each split but train is to have, in the order in which splits are filled."""
+def _quotas(per_class: pd.Series, seed: int) -> dict[Split, pd.Series]:
+    """Products of each class that each split but train is to have, in the order in which splits are filled.
+
+    Test and fusion have one of each class at least. Calibration is to be a plain sample of the labelled products, as
+    thresholds fitted on the large classes alone would promise too much: its quota is the share of the class, rounded up
+    or down by chance, so that small classes have their part in the mean.
+    """
     held = per_class >= SMALLEST_STRATIFIED_CLASS
-    shares: dict[Split, float] = {"test": TEST_SHARE, "fusion": FUSION_SHARE, "calibration": CALIBRATION_SHARE}
-    quotas = {split: (per_class * share).round().astype(int) for split, share in shares.items()}
-    return {split: quota.clip(lower=int(split != "calibration")).where(held, 0) for split, quota in quotas.items()}
+    quotas: dict[Split, pd.Series] = {
+        split: (per_class * share).round().astype(int).clip(lower=1).where(held, 0) for split, share in SHARES.items()
+    }
+    chance = np.random.default_rng(seed).random(int(per_class.index.max()) + 1)[per_class.index]
+    sampled = np.floor(per_class * CALIBRATION_SHARE + chance).astype(int)
+    spare = (per_class - quotas["test"] - quotas["fusion"] - 1).clip(lower=0)  # one is left to train on
+    return quotas | {"calibration": sampled.clip(upper=spare)}
 
 
 def _left(frame: pd.DataFrame, split: Split, quota: pd.Series) -> pd.Series:

@@ -31,10 +31,21 @@ def test_shares_are_75_10_5_10_in_every_class() -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(1, [1, 0, 0, 0]), (2, [2, 0, 0, 0]), (3, [1, 1, 0, 1]), (7, [5, 1, 0, 1]), (11, [8, 1, 1, 1])],
+    [(1, [1, 0, 0, 0]), (2, [2, 0, 0, 0]), (3, [1, 1, 0, 1]), (20, [15, 2, 1, 2])],
 )
 def test_small_classes_are_stratified_as_far_as_they_allow(size: int, expected: list[int]) -> None:
     assert np.bincount(draw([0] * size), minlength=4).tolist() == expected
+
+
+def test_small_classes_have_their_part_in_the_calibration_rows() -> None:
+    """In the mean a twentieth of them; of a class of three there is none to spare."""
+    classes = np.repeat(np.arange(2_000), 6)
+    split = draw(classes.tolist())
+    calibration = np.bincount(classes[split == CALIBRATION], minlength=2_000)
+    assert set(calibration) == {0, 1}
+    assert calibration.sum() == pytest.approx(0.05 * len(classes), rel=0.1)
+    assert (np.bincount(classes[split == TRAIN], minlength=2_000) >= 3).all()
+    assert (draw(np.repeat(np.arange(500), 3).tolist()) != CALIBRATION).all()
 
 
 def test_the_draw_depends_on_the_seed_and_on_nothing_else() -> None:
