@@ -118,6 +118,17 @@ def test_workers_of_ray_train_boost_as_one_process_does(workspace: Workspace, lo
     assert booster.num_trees() == late.boosting.booster.num_trees()
 
 
+def test_categories_without_calibration_rows_are_counted(
+    tmp_path: Path, local_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = write_workspace(tmp_path / "w", products=400)
+    model = train_late_fusion(workspace, encoders(workspace), None, recipe=RECIPE, goal=Goal(precision=0.6))
+    assert (model.card["calibration"]["rows"], model.card["calibration"]["classes_without_rows"]) == (0, 4)
+    said = capsys.readouterr().err
+    assert "4 of 4 categories have no calibration row" in said
+    assert "no calibration rows: every product goes to review" in said
+
+
 def test_a_predictor_is_fitted_once_and_calibrated_on_rows_of_its_own(workspace: Workspace, local_ray: None) -> None:
     model = train_late_fusion(workspace, encoders(workspace), None, recipe=RECIPE, goal=Goal(precision=0.6))
     assert model.card["late_fusion"]["rows"] == model.card["calibration"]["rows"] == 60
