@@ -1,6 +1,8 @@
 """A predictor whose late fusion, temperatures and thresholds are fitted on scores that a test has at hand."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -28,3 +30,16 @@ def predictor_of(
         calibration=Calibration.fit(np.log(joined), logs, codes),
         abstaining=Abstaining.fit(joined, codes, taxonomy, target=target),
     )
+
+
+def card_of(predictor: Predictor) -> dict[str, Any]:
+    """What a stored predictor says of itself, as far as readers look at it."""
+    return {
+        "encoders": [part.id for part in predictor.scorer.encoders],
+        "head": None,
+        "models": predictor.scorer.models,
+        "late_fusion": asdict(predictor.late_fusion.report),
+        "calibration": asdict(predictor.calibration),
+        "precision": predictor.abstaining.target,
+        "decisions": predictor.abstaining.describe(),
+    }

@@ -87,7 +87,7 @@ class Stored:
             {name: encoder.sequence_width for name, encoder in networks.items()},
         ).save(folder)
         card = {"encoders": [model.id for model in self.encoders], "sequences": True, "width": 2 * 12}
-        card |= {"training": {"level_weights": []}}
+        card |= {"training": {"level_weights": []}, "categories": ["even", "odd"]}
         files = sorted(path.name for path in folder.iterdir())
         return publish_model(
             self.workspace, kind="head", name="fusion-head", folder=folder, identity=files, recipe="r", card=card

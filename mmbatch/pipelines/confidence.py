@@ -20,7 +20,7 @@ LIMIT = 20_000
 
 def confidence_of(workspace: Workspace, predictor: Model, rows: pd.DataFrame) -> Confidence:
     """Of `labelled_predictions` with a gold category, at least one of them a test product with a prediction."""
-    test = rows[(rows["split"] == "test") & rows[PUBLISHED].notna()]
+    test = rows[(rows["split"] == "test") & rows["decision"].notna()]
     sample = draw(test, seed=workspace.settings.seed, limit=LIMIT)
     right = (sample[PUBLISHED] == sample["gold"]).to_numpy()
     raw = measure_products(workspace, predictor, sample, raw_confidence, name="confidence")[:, 0]

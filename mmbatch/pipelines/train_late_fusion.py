@@ -104,7 +104,7 @@ def train_late_fusion(
     model: Model = run_task(_calibrate, scored, late, goal, head, digest)
     if unseen := model.card["calibration"]["classes_without_rows"]:
         of = f"{unseen:,} of {len(labels.categories):,} categories"
-        say(f"late       {of} have no calibration row: for them count the temperatures and thresholds that others fitted")
+        say(f"late       {of} have no calibration row: for them count temperatures and thresholds that others fitted")
     say(f"late       {model.card['decisions']}")
     run.finish({"model": model.id, **model.card["late_fusion"], "decisions": model.card["decisions"]})
     say(f"late       stored {model.id}")
