@@ -65,7 +65,7 @@ def baselines(source: str, vectors: Mapping[str, np.ndarray], split: pd.Series) 
     texts = (rows["title"].fillna("") + ". " + rows["description"].fillna("")).tolist()
     gold = pd.factorize(rows["category_path"].map(lambda path: path[0]), sort=True)[0]
     side = rows["product_id"].map(split)
-    train, test = np.flatnonzero(side.isin(["train", "fusion"])), np.flatnonzero(side == "test")
+    train, test = np.flatnonzero(side != "test"), np.flatnonzero(side == "test")
     tfidf = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2, strip_accents="unicode")
     inputs = {"TF-IDF": (tfidf.fit_transform([texts[i] for i in train]), tfidf.transform([texts[i] for i in test]))}
     inputs |= {name: (vector[train], vector[test]) for name, vector in vectors.items()}

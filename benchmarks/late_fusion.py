@@ -1,6 +1,6 @@
 """What late fusion is worth beside its best input and plain averaging, what its confidence is worth, and what it costs.
 
-    python -m benchmarks.late_fusion --workspaces DIR [DIR ...] [--precision 0.98]
+    python -m benchmarks.late_fusion --workspaces DIR [DIR ...] [--precision 0.98] [--level 2]
 
 Each workspace is one whose features are stored, as a rule the same catalog with another seed. Probes and the preset's
 head are fitted on its train rows, the late fusion on its fusion rows; macro-F1 and log-loss are of the test rows. For
@@ -42,9 +42,11 @@ from mmbatch.workspace import Workspace
 Figures = dict[str, float]
 
 
-def scored_rows(uri: str) -> ScoredRows:
+def scored_rows(uri: str, level: int | None) -> ScoredRows:
     """Scores by the probes and the preset's head, trained in this process."""
     workspace = Workspace.open(uri)
+    if level:
+        workspace = replace(workspace, settings=replace(workspace.settings, level=level))
     labels, encoders = training_labels(Catalog(workspace=workspace)), newest_encoders(workspace)
     rows = FeatureRows(workspace, encoders, labels.categories, rows_per_bucket(labels))
     recipe = preset_named(workspace.settings.preset).head
@@ -59,9 +61,9 @@ def scored_rows(uri: str) -> ScoredRows:
     return ScoredRows(rows, replace(fit_scorer(rows, levels, None), head=head))
 
 
-def figures_of(uri: str, precision: float) -> Figures:
+def figures_of(uri: str, precision: float, level: int | None) -> Figures:
     """Of one workspace."""
-    of = scored_rows(uri)
+    of = scored_rows(uri, level)
     workspace = of.rows.workspace
     recipe, classes = preset_named(workspace.settings.preset).late_fusion, len(of.rows.categories)
     scores, codes = of.sample("fusion")
@@ -133,10 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspaces", required=True, nargs="+")
     parser.add_argument("--precision", type=float, default=0.98)
+    parser.add_argument("--level", type=int, help="depth of the categories; default: the workspace's")
     flags = parser.parse_args()
     found: dict[str, list[float]] = defaultdict(list)
     for uri in flags.workspaces:
-        figures = figures_of(uri, flags.precision)
+        figures = figures_of(uri, flags.precision, flags.level)
         report(f"{uri}: {figures}", {"workspace": uri, **figures})
         for name, value in figures.items():
             found[name].append(value)
