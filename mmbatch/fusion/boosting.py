@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
+from mmbatch.errors import InputError
 from mmbatch.fusion.weighting import FLOOR, Floats, Ints, log_losses
 from mmbatch.training import LateFusionRecipe
 
@@ -119,6 +120,17 @@ def parameters_of(recipe: LateFusionRecipe, *, classes: int, seed: int, threads:
         "num_threads": threads,
         "verbosity": -1,
     }
+
+
+def check_recipe(recipe: LateFusionRecipe, parameters: Mapping[str, object]) -> None:
+    """`InputError` where there are too few candidates, or LightGBM refuses one of its parameters."""
+    if recipe.candidates < 2:
+        raise InputError(f"late fusion: found candidates={recipe.candidates}, expected 2 or more")
+    try:
+        lightgbm.Booster(dict(parameters), lightgbm.Dataset(np.zeros((2, 1)), [0, 1], params=dict(parameters)))
+    except lightgbm.basic.LightGBMError as error:
+        reason = str(error).partition(" at /")[0]  # where in LightGBM's own files
+        raise InputError(f"late fusion: LightGBM refuses the recipe: {reason}") from error
 
 
 class Trial(NamedTuple):

@@ -17,7 +17,16 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from mmbatch.errors import InputError
-from mmbatch.fusion.boosting import Boosting, Rows, Trial, cross_validate, parameters_of, rows_of, train_booster
+from mmbatch.fusion.boosting import (
+    Boosting,
+    Rows,
+    Trial,
+    check_recipe,
+    cross_validate,
+    parameters_of,
+    rows_of,
+    train_booster,
+)
 from mmbatch.fusion.weighting import Floats, Ints, Weighting, fit_weighting, log_losses
 from mmbatch.metrics import f1_scores
 from mmbatch.training import LateFusionRecipe
@@ -121,7 +130,8 @@ class LateFusion:
             threads: processors reserved for LightGBM.
 
         Raises:
-            InputError: shapes, labels or values are not as above, or fewer than two products have a score.
+            InputError: shapes, labels or values are not as above, fewer than two products have a score, or LightGBM
+                refuses the recipe.
         """
         check_scores(probabilities, models=models, classes=classes)
         _check_labels(labels, rows=len(probabilities), classes=classes)
@@ -129,11 +139,12 @@ class LateFusion:
         kept_NMC, kept_N = np.asarray(probabilities[scored_N], np.float32), np.asarray(labels[scored_N], np.int64)
         if len(kept_N) < 2:
             raise InputError(f"late fusion: found {len(kept_N)} fusion rows with a score, expected at least 2")
+        parameters = parameters_of(recipe, classes=classes, seed=seed, threads=threads)
+        check_recipe(recipe, parameters)
 
         fold_N = _folds(kept_N, seed=seed)
         start_NC = _held_out(kept_NMC, kept_N, fold_N, None)
         alone = {name: _held_out(kept_NMC, kept_N, fold_N, model) for model, name in enumerate(models)}
-        parameters = parameters_of(recipe, classes=classes, seed=seed, threads=threads)
         trial = None
         if np.count_nonzero(start_NC.argmax(axis=1) != kept_N) >= MISTAKES:
             trial = cross_validate(recipe, kept_NMC, kept_N, fold_N, start_NC, parameters)

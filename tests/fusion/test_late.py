@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -339,3 +340,17 @@ def test_boosting_is_not_tried_where_the_weighting_is_hardly_ever_wrong():
     assert (report.kept, report.boosting) == ("weighting", None)
     tried = fit(*scored(600, skill=(1.0, 1.5)), recipe=CANDIDATES).report
     assert tried.boosting is not None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("candidates", 1, r"^late fusion: found candidates=1, expected 2 or more$"),
+        ("num_leaves", 1, r"^late fusion: LightGBM refuses the recipe: Check failed: \(num_leaves\) > \(1\)$"),
+        ("learning_rate", -1.0, r"refuses the recipe: Check failed: \(learning_rate\) > \(0.0\)$"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_whether_boosting_is_tried_or_not(field: str, value: float, message: str):
+    recipe = replace(CANDIDATES, **{field: value})
+    with pytest.raises(InputError, match=message):
+        fit(*scored(20), recipe=recipe)
