@@ -98,8 +98,9 @@ def test_the_stress_table_begins_with_what_is_published_and_each_removed_part_is
     assert list(table) == ["all", "no image", "no text", "no description", "title only"]
     assert table["all"] == {"input": "all"} | {name: published[name] for name in ("rows", "macro", "micro")}
     assert {row["rows"] for row in table.values()} == {published["rows"]}
-    for name in ("no image", "no text", "title only"):
-        assert table[name]["micro"] < table["all"]["micro"]
+    removed = [table[name]["micro"] for name in ("no image", "no text", "title only")]
+    assert max(removed) <= table["all"]["micro"]
+    assert min(removed) < table["all"]["micro"] - 0.05
     assert "title only" in counts["text"]
     assert "title only" in Path(counts["report"]).read_text(encoding="utf-8")
 
