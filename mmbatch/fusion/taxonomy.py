@@ -4,7 +4,6 @@ A node is a path from the root, not a name: "Accessories" below two parents is t
 one may end where another goes on. Shapes: N products, L levels, K_l nodes of level l, P category paths.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import log_softmax
 
 from mmbatch.errors import InputError
-from mmbatch.fusion.taxonomy_paths import Ints, LabelPath, LabelPaths, column_parts, distinct_paths, paths_from_json
+from mmbatch.fusion.taxonomy_paths import Ints, LabelPath, LabelPaths, column_parts, distinct_paths
 
 Floats = npt.NDArray[np.floating]
 Scores = npt.NDArray[np.float32]
@@ -66,19 +65,6 @@ class Taxonomy:
         if levels is not None and distinct and not 1 <= levels <= deepest:
             raise InputError(f"taxonomy: found level {levels}, expected 1 to {deepest}: no train row goes deeper")
         return cls(tuple(path[:levels] for path in distinct))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The taxonomy that `to_json` wrote; `InputError` where the text is something else."""
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"taxonomy: not JSON: {error}") from error
-        return cls(paths_from_json(content, where="taxonomy"))
-
-    def to_json(self) -> str:
-        """JSON list of the paths, each a list of names: equal text for equal taxonomies."""
-        return json.dumps(self.paths, ensure_ascii=False)
 
     @cached_property
     def nodes(self) -> tuple[tuple[LabelPath, ...], ...]:

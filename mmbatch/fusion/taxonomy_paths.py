@@ -1,4 +1,4 @@
-"""Label paths: of products as Arrow columns, and of JSON files."""
+"""Label paths of products as Arrow columns."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -8,8 +8,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmbatch.errors import InputError
-
 LabelPath = tuple[str, ...]
 """Names, root first."""
 
@@ -17,16 +15,6 @@ LabelPaths: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[Sequence[str]]
 """Label paths of N products: an Arrow list<string> column, or any sequence of sequences of names."""
 
 Ints = npt.NDArray[np.int64]
-
-
-def paths_from_json(content: object, *, where: str) -> tuple[LabelPath, ...]:
-    """Label paths of parsed JSON, a list of lists of names; else `InputError`, whose line begins with `where`."""
-    if not isinstance(content, list):
-        raise InputError(f"{where}: found {type(content).__name__}, expected a list of label paths")
-    for path in content:
-        if not isinstance(path, list) or not all(isinstance(name, str) for name in path):
-            raise InputError(f"{where}: found label path {path!r}, expected a list of names")
-    return tuple(map(tuple, content))
 
 
 def column_parts(paths: LabelPaths) -> list[pa.Array]:

@@ -102,13 +102,17 @@ def train_late_fusion(
     late = _late_fusion(scored, recipe, workers, digest)
     say(f"late       {late.report.describe()}")
     model: Model = run_task(_calibrate, scored, late, goal, head, digest)
+    run.finish({"model": model.id, **model.card["late_fusion"], "decisions": model.card["decisions"]})
+    _tell(model, categories=len(labels.categories))
+    return model
+
+
+def _tell(model: Model, *, categories: int) -> None:
     if unseen := model.card["calibration"]["classes_without_rows"]:
-        of = f"{unseen:,} of {len(labels.categories):,} categories"
+        of = f"{unseen:,} of {categories:,} categories"
         say(f"late       {of} have no calibration row: for them count temperatures and thresholds that others fitted")
     say(f"late       {model.card['decisions']}")
-    run.finish({"model": model.id, **model.card["late_fusion"], "decisions": model.card["decisions"]})
     say(f"late       stored {model.id}")
-    return model
 
 
 def _level_weights(head: Model | None) -> Sequence[float]:

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -62,7 +60,6 @@ def test_order_and_repetition_of_the_paths_do_not_matter():
     shuffled = Taxonomy((*PATHS[::-1], PATHS[2]))
     assert shuffled == TREE
     assert shuffled.paths == PATHS
-    assert shuffled.to_json() == TREE.to_json()
     assert Taxonomy.of(pa.array([*PATHS[3:], *PATHS], pa.list_(pa.string()))) == TREE
 
 
@@ -202,12 +199,6 @@ def test_equal_scores_go_to_the_first_path():
     assert TREE.decode(even)[0].tolist() == [0]
 
 
-def test_json_round_trip():
-    tree = Taxonomy((("Küche", "Töpfe"), ("식품",)))
-    assert Taxonomy.from_json(tree.to_json()) == tree
-    assert json.loads(tree.to_json()) == [["Küche", "Töpfe"], ["식품"]]
-
-
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
@@ -227,15 +218,6 @@ def test_paths_that_are_none_are_refused(paths, message):
 def test_a_level_that_no_train_row_has_is_refused(levels):
     with pytest.raises(InputError, match=f"found level {levels}, expected 1 to 3: no train row goes deeper"):
         Taxonomy.of(PATHS, levels=levels)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("{", "not JSON"), ("{}", "found dict"), ('["a"]', "found label path 'a'"), ("[[1]]", r"label path \[1\]")],
-)
-def test_json_of_something_else_is_refused(text, message):
-    with pytest.raises(InputError, match=f"^taxonomy: .*{message}"):
-        Taxonomy.from_json(text)
 
 
 def test_scores_of_another_tree_are_refused():
