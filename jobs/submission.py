@@ -27,6 +27,8 @@ def main(config: Submission) -> dict[str, Any]:
     if config.source is None or config.out is None:
         raise InputError("--source or --out is missing: the challenge's folder, and the file to write")
     challenge, file = challenge_to_predict(config.source)
+    if config.out == file:
+        raise InputError(f"--out {config.out}: found the challenge's own file, expected another one to write")
     rows = submission(workspace, challenge, file)
     found = {"file": file, "rows": rows.num_rows, "out": config.out}
     if config.dry_run:

@@ -151,3 +151,5 @@ def test_the_job_writes_exits_and_says_so(workspace: Workspace, tmp_path: Path) 
     assert read_rows(out)[1] == [str(TO_PREDICT[0].number), TO_PREDICT[0].code]
     missing = run_job("submission", *flags[:4])
     assert (missing.returncode, "--source or --out is missing" in missing.stderr) == (2, True)
+    own = run_job("submission", *flags[:4], "--out", f"{folder}/X_test_update.csv")
+    assert (own.returncode, "found the challenge's own file, expected another" in own.stderr) == (2, True)

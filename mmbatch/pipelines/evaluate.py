@@ -1,7 +1,7 @@
 """Evaluation: published predictions against labels, per model and split, and the report.
 
-What the driver holds per labelled product is a class code per model; content is read for the few examples and, by
-workers, for the sample of the stress table only.
+What the driver holds per labelled product are its keys, and a category name and a class code per model; content is read
+for the few examples and, by workers, for the sample of the stress table only.
 """
 
 from collections import Counter
@@ -67,7 +67,7 @@ def evaluate(
     run = Run(workspace=workspace, job="evaluate", settings=settings)
     models = tuple(predictor.card["models"])
     rows, left_out = in_the_tree(labelled_predictions(catalog, models, history))
-    if not (rows["split"] == "test").any():
+    if not rows.loc[rows["split"] == "test", "decision"].notna().any():
         raise InputError(f"--workspace {workspace.uri}: no published prediction of a labelled test product to score")
     known = {shown(path) for path in history.version_of(Taxonomy(stored_categories(predictor))).decisions if path}
     classes = tuple(sorted(known | set(rows["gold"])))
@@ -97,21 +97,23 @@ def evaluate(
     )
     uri = write_report(workspace.path("reports", run.run_id), evaluation)
     say(f"\n{table_text(evaluation)}")
-    counts = {
-        "table": [asdict(row) for row in table],
-        "levels": [asdict(row) for row in evaluation.levels],
-        "decisions": [asdict(row) for row in evaluation.confidence.decisions],
-        "calibration_error": {
-            "before": error_of(evaluation.confidence.before),
-            "after": error_of(evaluation.confidence.after),
-        },
-        "stress": [asdict(row) for row in evaluation.stress],
-        "text": table_text(evaluation),
-        "report": uri,
-    }
+    counts = _ledger(evaluation) | {"report": uri}
     if paper:
         counts["paper"] = _write_paper(workspace, predictor, rows, table, run.run_id)
     return run.finish(counts, {"predictions": version})
+
+
+def _ledger(evaluation: Evaluation) -> dict[str, Any]:
+    """What the run ledger keeps of an evaluation."""
+    confidence = evaluation.confidence
+    return {
+        "table": [asdict(row) for row in evaluation.table],
+        "levels": [asdict(row) for row in evaluation.levels],
+        "decisions": [asdict(row) for row in confidence.decisions],
+        "calibration_error": {"before": error_of(confidence.before), "after": error_of(confidence.after)},
+        "stress": [asdict(row) for row in evaluation.stress],
+        "text": table_text(evaluation),
+    }
 
 
 def _write_paper(
@@ -203,6 +205,7 @@ def _facts(card: Mapping[str, Any], table: Sequence[ScoreRow]) -> dict[str, obje
         "log-loss, boosting": late["boosting"]["log_loss"] if late["boosting"] else "not tried",
         "macro-F1 on test rows, honest": by_split["test"],
         "macro-F1 on fusion rows, optimistic": by_split.get("fusion", np.nan),
+        "gap of the two": by_split.get("fusion", np.nan) - by_split["test"],
         "temperature after it": card["calibration"]["joined"],
         "weights": late["weights"],
         "macro-F1 alone on held-out fusion rows": {name: each["macro_f1"] for name, each in late["inputs"].items()},

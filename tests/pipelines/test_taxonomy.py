@@ -319,3 +319,10 @@ def test_maintenance_leaves_versions_alone(workspace: Workspace) -> None:
 def test_a_stored_predictor_tells_its_categories(workspace: Workspace, tmp_path: Path) -> None:
     model = publish_predictor(workspace, tmp_path / "p")
     assert stored_categories(model) == Taxonomy(PATHS).paths
+
+
+def test_what_was_never_predicted_is_not_evaluated(workspace: Workspace, tmp_path: Path) -> None:
+    publish_cards(workspace)
+    model = publish_predictor(workspace, tmp_path / "p")
+    with pytest.raises(InputError, match="no published prediction of a labelled test product to score"):
+        evaluate(workspace, model)
