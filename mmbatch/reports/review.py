@@ -13,6 +13,7 @@ import pyarrow.csv as pacsv
 
 from mmbatch.reports.figures import MOST, thumbnail_jpeg
 from mmbatch.reports.page import data_uri, no_picture, page_environment
+from mmbatch.reports.plain_tables import FORMULA
 from mmbatch.review import QUEUE, REASONS, Reason, Tally
 from mmbatch.storage import filesystem_of, make_folder, put_files
 
@@ -21,8 +22,8 @@ CSV_FILE, PAGE_FILE = "review.csv", "review.html"
 CSV = pa.schema([field.with_type(pa.string()) if field.name == "reasons" else field for field in QUEUE])
 """Columns of the CSV file: those of the queue, the reasons joined by "; "."""
 
-FORMULA = "^([=+\\-@\t\r\n＝＋－＠])"
-"""How a cell begins that a spreadsheet may take for a formula (OWASP, "CSV Injection")."""
+_FORMULA = "^([" + "".join(FORMULA).replace("-", "\\-") + "])"
+"""`FORMULA` as a pattern."""
 
 NAMES: Mapping[Reason, tuple[str, str]] = {
     "suspected_label": ("suspected label", "The given label is probably wrong."),
@@ -95,7 +96,7 @@ def _plain(rows: pa.Table) -> pa.Table:
     columns["reasons"] = pc.binary_join(rows["reasons"], "; ")
     for field in CSV:
         if pa.types.is_string(field.type):
-            columns[field.name] = pc.replace_substring_regex(columns[field.name], FORMULA, r"'\1")
+            columns[field.name] = pc.replace_substring_regex(columns[field.name], _FORMULA, r"'\1")
     return pa.table(columns, schema=CSV)
 
 
