@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -22,10 +23,15 @@ from mmbatch.workspace import Workspace
 HASH_COLUMNS: dict[Modality, str] = {"image": "image_hash", "text": "text_hash"}
 """The catalog's column that holds the content hash of each modality."""
 
+KEYS = ["product_id", "text_hash", "title_hash", "description_hash", "image_hash", "bucket"]
+"""Columns that say which products there are and what their contents are, without any content."""
+
 STAGED = pa.schema(
     [
         *schema.SOURCE,
         ("text_hash", pa.string()),
+        ("title_hash", pa.int64()),
+        ("description_hash", pa.int64()),
         ("image_hash", pa.string()),
         ("source", pa.string()),
         ("unit", pa.int64()),
@@ -70,8 +76,8 @@ class Catalog:
         return self.workspace.table("splits", schema=schema.SPLIT)
 
     def keys(self, buckets: Collection[int] | None = None) -> pa.Table:
-        """`product_id`, `text_hash`, `image_hash`, `bucket` of every product: all that planning needs."""
-        return self.table.read(["product_id", "text_hash", "image_hash", "bucket"], buckets=buckets)
+        """`KEYS` of every product: all that planning needs."""
+        return self.table.read(KEYS, buckets=buckets)
 
     def labels(self, buckets: Collection[int] | None = None) -> pa.Table:
         """Labelled products: `product_id`, `category` (cut to the workspace's level), hashes, `split`, `bucket`.
@@ -146,6 +152,13 @@ def digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+def text_keys(texts: pa.ChunkedArray) -> pa.Array:
+    """64-bit SipHash of each text, int64 `[N]`; null where there is none: whether one field of a product was edited."""
+    values = pc.fill_null(texts, "").to_numpy(zero_copy_only=False)
+    hashes = pd.util.hash_array(np.asarray(values, dtype=object), categorize=False)
+    return pa.array(hashes.view(np.int64), mask=np.asarray(texts.is_null()))
+
+
 def category_of(label: pa.ChunkedArray, level: int) -> pa.ChunkedArray:
     """Category paths cut to `level` names and joined into one string; a shorter path is a category of its own."""
     return pc.binary_join(pc.list_slice(label, 0, level), schema.PATH_SEPARATOR)
@@ -166,6 +179,8 @@ def stage(rows: pa.Table, *, source: str, unit: int, buckets: int) -> pa.Table:
     columns = {name: rows[name] for name in schema.SOURCE.names} | {
         "image": pc.if_else(stays_there, pa.scalar(None, pa.binary()), rows["image"]),
         "text_hash": pc.if_else(missing, pa.scalar(None, pa.string()), pa.array(texts, pa.string())),
+        "title_hash": text_keys(rows["title"]),
+        "description_hash": text_keys(rows["description"]),
         "image_hash": pa.array(images, pa.string()),
         "source": pa.repeat(source, rows.num_rows),
         "unit": pa.repeat(unit, rows.num_rows),

@@ -14,10 +14,10 @@ import pyarrow as pa
 Modality = Literal["image", "text"]
 Content = Literal["image", "text", "both"]
 """What a vector is computed from: a product's content of one modality, or its text and image together."""
-Split = Literal["train", "fusion", "calibration", "test"]
+Split = Literal["train", "fusion", "calibration", "golden", "test"]
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
-SPLITS: tuple[Split, ...] = ("train", "fusion", "calibration", "test")
+SPLITS: tuple[Split, ...] = ("train", "fusion", "calibration", "golden", "test")
 
 PATH_SEPARATOR = " > "
 """Joins the levels of a label path into one string for people; a level name never contains it."""
@@ -43,6 +43,8 @@ CATALOG = pa.schema(
         ("image_uri", pa.string()),  # null: the bytes came inside the source, or there is no image
         ("label", pa.list_(pa.string())),  # category path, root first; null: not labelled
         ("text_hash", pa.string()),  # 128 bits, hex, of title and description; null: neither
+        ("title_hash", pa.int64()),  # 64 bits of the title alone, which tell what of a text was edited; null: none
+        ("description_hash", pa.int64()),  # likewise
         ("image_hash", pa.string()),  # 128 bits, hex, of the image file's bytes; null: no image
         ("source", pa.string()),  # URI of the file the row came from
         ("bucket", pa.int32()),
@@ -94,6 +96,8 @@ PREDICTIONS = pa.schema(
         ("modality_fused", pa.float32()),
         ("predictor", pa.string()),  # name@fingerprint; with edits of the taxonomy: see docs/tables.md
         ("text_hash", pa.string()),  # inputs the prediction was made from; null: modality missing
+        ("title_hash", pa.int64()),  # as in the catalog when the prediction was made
+        ("description_hash", pa.int64()),
         ("image_hash", pa.string()),
         ("quarantined", pa.list_(pa.string())),  # modalities that are missing because they are in quarantine, sorted
         ("run_id", pa.string()),
@@ -101,6 +105,23 @@ PREDICTIONS = pa.schema(
     ]
 )
 """One row per product: always what is published."""
+
+CHANGES = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("category_before", pa.string()),  # as `category` of PREDICTIONS; null: no prediction, or to be reviewed
+        ("category_after", pa.string()),
+        ("decided_before", pa.string()),  # as `decided_category`
+        ("decided_after", pa.string()),
+        ("confidence_before", pa.float32()),  # null: no prediction
+        ("confidence_after", pa.float32()),
+        ("reason", pa.string()),  # new | removed | title | description | image | encoder | head | taxonomy | rollback
+        ("differing", pa.list_(pa.string())),  # all of title ... taxonomy in which the two predictions' inputs differ
+        ("run_id", pa.string()),  # of the run that published the change
+        ("bucket", pa.int32()),
+    ]
+)
+"""One row per product and publication that changed its category, or what was decided."""
 
 QUARANTINE = pa.schema(
     [

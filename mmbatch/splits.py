@@ -1,7 +1,8 @@
 """Which labelled product may be used for what; drawn once, stratified, by content.
 
 `train` fits encoders and heads, `fusion` chooses their best epoch and fits the late fusion, `calibration` fits
-temperatures and thresholds and nothing else, `test` is only ever scored.
+temperatures and thresholds and nothing else, `golden` decides whether predictions and predictors are published, `test`
+is only ever scored.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from mmbatch.schema import SPLITS, Split
 
 SHARES: Mapping[Split, float] = {"test": 0.1, "fusion": 0.1}
-CALIBRATION_SHARE = 0.05
+SAMPLED: Mapping[Split, float] = {"calibration": 0.05, "golden": 0.05}
 
 SMALLEST_STRATIFIED_CLASS = 3
 """From three products on, a class has train, fusion and test rows; a smaller one is training data only."""
@@ -36,8 +37,8 @@ def draw_splits(
     """Split of every product as an index into `SPLITS`, int8 `[N]`.
 
     Products that share their text or their image form one group and get one split. Within a class the groups are
-    ordered by a seeded hash of their ids and fill test, then fusion, then calibration, up to their shares; train takes
-    the rest.
+    ordered by a seeded hash of their ids and fill test, fusion, calibration and golden, in this order, up to their
+    shares; train takes the rest.
 
     Args:
         product_ids: ids `[N]`.
@@ -95,18 +96,21 @@ def _fill_quotas(frame: pd.DataFrame, seed: int) -> pd.Series:
 def _quotas(per_class: pd.Series, seed: int) -> dict[Split, pd.Series]:
     """Products of each class that each split but train is to have, in the order in which splits are filled.
 
-    Test and fusion have one of each class at least. Calibration is to be a plain sample of the labelled products, as
-    thresholds fitted on the large classes alone would promise too much: its quota is the share of the class, rounded up
-    or down by chance, so that small classes have their part in the mean.
+    Test and fusion have one of each class at least. Calibration and golden are to be plain samples of the labelled
+    products, as thresholds fitted on the large classes alone would promise too much: their quotas are the share of the
+    class, rounded up or down by chance, so that small classes have their part in the mean.
     """
     held = per_class >= SMALLEST_STRATIFIED_CLASS
     quotas: dict[Split, pd.Series] = {
         split: (per_class * share).round().astype(int).clip(lower=1).where(held, 0) for split, share in SHARES.items()
     }
-    chance = np.random.default_rng(seed).random(int(per_class.index.max()) + 1)[per_class.index]
-    sampled = np.floor(per_class * CALIBRATION_SHARE + chance).astype(int)
+    rng = np.random.default_rng(seed)
     spare = (per_class - quotas["test"] - quotas["fusion"] - 1).clip(lower=0)  # one is left to train on
-    return quotas | {"calibration": sampled.clip(upper=spare)}
+    for split, share in SAMPLED.items():
+        chance = rng.random(int(per_class.index.max()) + 1)[per_class.index]
+        quotas[split] = np.floor(per_class * share + chance).astype(int).clip(upper=spare)
+        spare -= quotas[split]
+    return quotas
 
 
 def _left(frame: pd.DataFrame, split: Split, quota: pd.Series) -> pd.Series:

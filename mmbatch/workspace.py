@@ -13,7 +13,7 @@ from mmbatch.errors import InputError, LostRaceError
 from mmbatch.storage import create_file, filesystem_of, is_local, make_folder, probe_conditional_put
 from mmbatch.tables import Table
 
-FORMAT = 2
+FORMAT = 3
 """Layout version written into every workspace; another one is refused."""
 
 PRODUCTS_PER_BUCKET = 20_000
@@ -55,10 +55,13 @@ class Workspace:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"--workspace {uri}: workspace.json is not JSON: {error}") from None
         expected = {"format", *(field.name for field in fields(Settings))}
-        if not isinstance(found, dict) or set(found) != expected or found["format"] != FORMAT:
+        if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
             raise InputError(
-                f"--workspace {uri}: workspace.json is not of format {FORMAT} with keys {sorted(expected)}: {found}"
+                f"--workspace {uri}: of format {found['format']}, this mmbatch reads and writes format {FORMAT}: use"
+                " the version that made it, or make a new workspace"
             )
+        if not isinstance(found, dict) or set(found) != expected:
+            raise InputError(f"--workspace {uri}: workspace.json has not the keys {sorted(expected)}: {found}")
         return cls(uri=uri, settings=Settings(**{key: value for key, value in found.items() if key != "format"}))
 
     @classmethod

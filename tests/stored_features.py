@@ -53,7 +53,10 @@ def write_workspace(
         "text_hash": [f"t{number}" for number in numbers],
         "image_hash": [None if number % 7 == 3 else f"i{number}" for number in numbers],
     }
-    missing = {name: [None] * products for name in ("title", "description", "image_uri", "source")}
+    missing = {
+        name: [None] * products
+        for name in ("title", "description", "title_hash", "description_hash", "image_uri", "source")
+    }
     drawn = {0: "fusion", 5: "test"} | ({7: "calibration"} if calibrated else {})
     splits = [drawn.get(number % 10, "train") for number in numbers.tolist()]
     first = np.array([[path[0] == "a", path[0] == "b", *[False] * 6] for path in PATHS])[kinds]

@@ -5,7 +5,7 @@ import pytest
 from mmbatch.schema import SPLITS
 from mmbatch.splits import content_groups, draw_splits
 
-TRAIN, FUSION, CALIBRATION, TEST = range(4)
+TRAIN, FUSION, CALIBRATION, GOLDEN, TEST = range(5)
 
 
 def draw(classes: list[int], *, text=None, image=None, drawn=None, seed: int = 0, ids=None) -> np.ndarray:
@@ -20,32 +20,33 @@ def draw(classes: list[int], *, text=None, image=None, drawn=None, seed: int = 0
     )
 
 
-def test_shares_are_75_10_5_10_in_every_class() -> None:
+def test_shares_are_70_10_5_5_10_in_every_class() -> None:
     classes = [0] * 700 + [1] * 200 + [2] * 40
     split = draw(classes)
-    assert SPLITS == ("train", "fusion", "calibration", "test")
+    assert SPLITS == ("train", "fusion", "calibration", "golden", "test")
     for code, size in ((0, 700), (1, 200), (2, 40)):
-        counts = np.bincount(split[np.array(classes) == code], minlength=4)
-        assert counts.tolist() == [size * 3 // 4, size // 10, size // 20, size // 10]
+        counts = np.bincount(split[np.array(classes) == code], minlength=5)
+        assert counts.tolist() == [size * 7 // 10, size // 10, size // 20, size // 20, size // 10]
 
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(1, [1, 0, 0, 0]), (2, [2, 0, 0, 0]), (3, [1, 1, 0, 1]), (20, [15, 2, 1, 2])],
+    [(1, [1, 0, 0, 0, 0]), (2, [2, 0, 0, 0, 0]), (3, [1, 1, 0, 0, 1]), (20, [14, 2, 1, 1, 2])],
 )
 def test_small_classes_are_stratified_as_far_as_they_allow(size: int, expected: list[int]) -> None:
-    assert np.bincount(draw([0] * size), minlength=4).tolist() == expected
+    assert np.bincount(draw([0] * size), minlength=5).tolist() == expected
 
 
-def test_small_classes_have_their_part_in_the_calibration_rows() -> None:
+@pytest.mark.parametrize("sampled", [CALIBRATION, GOLDEN])
+def test_small_classes_have_their_part_in_the_sampled_rows(sampled: int) -> None:
     """In the mean a twentieth of them; of a class of three there is none to spare."""
     classes = np.repeat(np.arange(2_000), 6)
     split = draw(classes.tolist())
-    calibration = np.bincount(classes[split == CALIBRATION], minlength=2_000)
-    assert set(calibration) == {0, 1}
-    assert calibration.sum() == pytest.approx(0.05 * len(classes), rel=0.1)
-    assert (np.bincount(classes[split == TRAIN], minlength=2_000) >= 3).all()
-    assert (draw(np.repeat(np.arange(500), 3).tolist()) != CALIBRATION).all()
+    found = np.bincount(classes[split == sampled], minlength=2_000)
+    assert set(found) == {0, 1}
+    assert found.sum() == pytest.approx(0.05 * len(classes), rel=0.1)
+    assert (np.bincount(classes[split == TRAIN], minlength=2_000) >= 2).all()
+    assert (draw(np.repeat(np.arange(500), 3).tolist()) != sampled).all()
 
 
 def test_the_draw_depends_on_the_seed_and_on_nothing_else() -> None:
@@ -74,7 +75,7 @@ def test_products_without_a_modality_are_not_equal_to_each_other() -> None:
 def test_a_placeholder_image_does_not_tie_products_together() -> None:
     n = 2_000
     split = draw([0] * n, image=["no photo"] * n)
-    assert np.bincount(split, minlength=4).tolist() == [1500, 200, 100, 200]
+    assert np.bincount(split, minlength=5).tolist() == [1400, 200, 100, 100, 200]
 
 
 def test_a_split_is_never_drawn_twice_and_new_rows_fill_up_the_shares() -> None:
@@ -82,7 +83,7 @@ def test_a_split_is_never_drawn_twice_and_new_rows_fill_up_the_shares() -> None:
     drawn = np.concatenate([first, np.full(100, -1)])
     second = draw([0] * 200, drawn=drawn)
     assert (second[:100] == first).all()
-    assert np.bincount(second).tolist() == [150, 20, 10, 20]
+    assert np.bincount(second).tolist() == [140, 20, 10, 10, 20]
 
 
 def test_a_new_product_equal_to_a_drawn_one_takes_its_split() -> None:

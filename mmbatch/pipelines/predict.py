@@ -187,7 +187,9 @@ def _predict_bucket(
     ]
     rows = pa.concat_tables([schema.PREDICTIONS.empty_table(), *parts])
     same = {name: pa.repeat(value, rows.num_rows) for name, value in (("predictor", identity), ("run_id", run_id))}
-    columns = {name: rows[name] for name in rows.schema.names} | same | {"quarantined": marks(rows, rejected)}
+    place = pc.index_in(rows["product_id"], value_set=keys["product_id"].combine_chunks())
+    fields = {name: keys[name].take(place) for name in ("title_hash", "description_hash")}
+    columns = {name: rows[name] for name in rows.schema.names} | same | fields | {"quarantined": marks(rows, rejected)}
     rows = pa.table(columns, schema=schema.PREDICTIONS)
     staged = predictions.staged(run_id)
     return [{"bucket": bucket, "entries": [asdict(staged.write_file(rows, bucket=bucket))] if rows.num_rows else []}]
@@ -228,7 +230,7 @@ def read_features(
 def prediction_table(
     keys: pa.Table, features: Features, predictor: Predictor, *, before: pa.Array | None = None
 ) -> pa.Table:
-    """Predictions of products by `Catalog.keys`: `schema.PREDICTIONS`; `predictor`, `quarantined`, `run_id` null.
+    """Predictions of products by `Catalog.keys`: `schema.PREDICTIONS`; null: hashes of fields, `predictor`, `quarantined`, `run_id`.
 
     A product that stays in review (`REVIEW`) has neither label nor category, as does that decision among others.
     With `before`, the published category of each product (null: none), only those predictions are explained that are
@@ -257,6 +259,8 @@ def prediction_table(
         **_modality_columns(features, predictor, _to_explain(category, decided["decision"], before)),
         "predictor": missing,
         **_input_hashes(keys, features, predictor),
+        "title_hash": pa.nulls(keys.num_rows, pa.int64()),
+        "description_hash": pa.nulls(keys.num_rows, pa.int64()),
         "quarantined": pa.nulls(keys.num_rows, pa.list_(pa.string())),
         "run_id": missing,
         "bucket": keys["bucket"],
