@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from mmbatch import schema
 from mmbatch.catalog import HASH_COLUMNS
 from mmbatch.schema import MODALITIES, Modality
-from mmbatch.storage import filesystem_of
+from mmbatch.storage import filesystem_of, make_folder
 from mmbatch.tables import FileEntry, Table
 from mmbatch.workspace import Workspace
 
@@ -26,7 +26,39 @@ _MARKS = pa.array(
 )
 """Every subset of the modalities, sorted; bit m of its place says whether the m-th is in it."""
 
-_PENDING = "ledger.json"
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What a run publishes: files that are written, and the commits that make them seen."""
+
+    entry: Mapping[str, Any]
+    """Of the ledger (`Run.entry`)."""
+    read_version: int
+    """Of `predictions`, which the files were made from; -1: there was none."""
+    added: tuple[FileEntry, ...]
+    """Files of `predictions`."""
+    removed: tuple[FileEntry, ...]
+    changes: tuple[FileEntry, ...]
+    """Files of `changes`."""
+    refused: bool = False
+    """By the gate: it is published only when a person approves it."""
+
+    @property
+    def run_id(self) -> str:
+        """Of the run."""
+        return str(self.entry["run_id"])
+
+    def to_json(self) -> str:
+        """What `from_json` reads."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """What `to_json` wrote."""
+        found = json.loads(text)
+        files = {name: tuple(FileEntry(**file) for file in found[name]) for name in ("added", "removed", "changes")}
+        entry = found["entry"] | {"started": datetime.fromisoformat(found["entry"]["started"])}
+        return cls(**found | files | {"entry": entry})
 
 
 class Outdated(NamedTuple):
@@ -54,23 +86,29 @@ class Predictions:
         """What a run wants to publish."""
         return self.workspace.table("staged", run_id, schema=schema.PREDICTIONS)
 
-    def set_aside(self, run_id: str, entry: Mapping[str, Any]) -> None:
-        """Keep the ledger entry of a run that is about to publish, so that it is not lost between the two commits."""
-        filesystem, path = filesystem_of(self.workspace.path("staged", run_id, _PENDING))
-        filesystem.pipe_file(path, json.dumps(dict(entry), default=str).encode())
+    def set_aside(self, publication: Publication) -> None:
+        """Keep what a run is about to publish, so that it is not lost between the commit and those that follow it."""
+        filesystem, path = filesystem_of(self._aside(publication.run_id))
+        make_folder(self.workspace.path("staged", publication.run_id))
+        filesystem.pipe_file(path, publication.to_json().encode())
 
-    def earlier(self) -> dict[str, dict[str, Any] | None]:
-        """Runs that were killed with something staged: run id -> ledger entry if it was published, else None."""
+    def aside(self, run_id: str) -> Publication | None:
+        """What a run has set aside; None: nothing."""
+        filesystem, path = filesystem_of(self._aside(run_id))
+        return Publication.from_json(filesystem.cat_file(path)) if filesystem.exists(path) else None
+
+    def runs_aside(self) -> list[str]:
+        """Runs that have staged something and have not cleaned up, the first first."""
         filesystem, root = filesystem_of(self.workspace.path("staged"))
-        runs = [path.rpartition("/")[2] for path in filesystem.glob(f"{root}/*")]
-        return {run_id: self._published_entry(run_id) for run_id in runs}
+        return sorted(path.rpartition("/")[2] for path in filesystem.glob(f"{root}/*"))
 
-    def _published_entry(self, run_id: str) -> dict[str, Any] | None:
-        filesystem, path = filesystem_of(self.workspace.path("staged", run_id, _PENDING))
-        if not self.table.landed(run_id) or not filesystem.exists(path):
-            return None
-        entry: dict[str, Any] = json.loads(filesystem.cat_file(path))
-        return entry | {"started": datetime.fromisoformat(entry["started"])}
+    def waits(self, run_id: str) -> bool:
+        """Whether what the gate refused can be approved still: nothing has been published since."""
+        found = self.aside(run_id)
+        return found is not None and found.refused and found.read_version == self.table.version()
+
+    def _aside(self, run_id: str) -> str:
+        return self.workspace.path("staged", run_id, "publication.json")
 
     def outdated(
         self,
@@ -106,23 +144,14 @@ class Predictions:
         place = pc.index_in(product_ids, value_set=published["product_id"].combine_chunks()).combine_chunks()
         return published["category"].combine_chunks().take(place)
 
-    def merge_bucket(
-        self, bucket: int, *, run_id: str, product_ids: pa.Array
-    ) -> tuple[list[FileEntry], list[FileEntry]]:
-        """Write one bucket as it will be published: the staged rows over the published ones, of products that exist.
-
-        Returns:
-            Files to add and files to remove.
-        """
-        before = self.table.files([bucket])
+    def merged(self, published: pa.Table, bucket: int, *, run_id: str, product_ids: pa.Array) -> pa.Table:
+        """A bucket as it will be published: the staged rows over the published ones, of products that exist."""
         staged = self.staged(run_id).read(buckets=[bucket])
-        published = self.table.read_files(before)
         kept = pc.and_(
             pc.is_in(published["product_id"], value_set=product_ids),
             pc.invert(pc.is_in(published["product_id"], value_set=staged["product_id"].combine_chunks())),
         )
-        rows = pa.concat_tables([published.filter(kept), staged]).sort_by("product_id")
-        return ([self.table.write_file(rows, bucket=bucket)] if rows.num_rows else []), before
+        return pa.concat_tables([published.filter(kept), staged]).sort_by("product_id")
 
 
 def marks(rows: pa.Table, rejected: Mapping[Modality, pa.Array]) -> pa.Array:

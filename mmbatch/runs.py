@@ -50,7 +50,12 @@ class Run:
         """Append the entry and return it as plain values."""
         entry = self.entry(counts, versions)
         record(self.workspace, entry)
-        return {"run_id": self.run_id, "job": self.job, "seconds": entry["seconds"], "counts": dict(counts)}
+        return plain(entry)
+
+
+def plain(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job returns of its entry in the ledger (`Run.entry`)."""
+    return {name: entry[name] for name in ("run_id", "job", "seconds")} | {"counts": json.loads(entry["counts"])}
 
 
 def record(workspace: Workspace, entry: Mapping[str, Any]) -> None:
@@ -63,6 +68,13 @@ def record(workspace: Workspace, entry: Mapping[str, Any]) -> None:
 def finished_runs(workspace: Workspace, job: str) -> list[dict[str, Any]]:
     """The finished runs of a job, newest first, their JSON columns parsed."""
     rows = runs_table(workspace).read(filters=pc.field("job") == job).sort_by([("started", "descending")])
+    return [_parsed(entry) for entry in rows.to_pylist()]
+
+
+def publications(workspace: Workspace) -> list[dict[str, Any]]:
+    """The runs that published predictions, newest first: `counts.published` has the versions after and before."""
+    published = pc.match_substring(pc.field("counts"), '"published": {')
+    rows = runs_table(workspace).read(filters=published).sort_by([("started", "descending")])
     return [_parsed(entry) for entry in rows.to_pylist()]
 
 

@@ -40,8 +40,10 @@ def publish(predictions: Predictions, rows: pa.Table, run: str, product_ids: lis
     staged = predictions.staged(run)
     staged.commit([staged.write_file(rows, bucket=0)], app_id=run)
     version = predictions.table.version()
-    added, removed = predictions.merge_bucket(0, run_id=run, product_ids=pa.array(product_ids))
-    predictions.table.replace(added, removed, app_id=run, read_version=version)
+    before = predictions.table.files()
+    rows = predictions.merged(predictions.table.read(), 0, run_id=run, product_ids=pa.array(product_ids))
+    added = [predictions.table.write_file(rows, bucket=0)] if rows.num_rows else []
+    predictions.table.replace(added, before, app_id=run, read_version=version)
 
 
 def test_a_prediction_stands_while_inputs_and_predictor_are_the_same(predictions: Predictions) -> None:

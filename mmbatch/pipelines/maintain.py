@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmbatch.catalog import Catalog
+from mmbatch.changes import Changes
 from mmbatch.contents import Contents, OfModality, PossiblyTogether
 from mmbatch.epochs import tidy
 from mmbatch.feature_store import FeatureStore
@@ -214,6 +215,7 @@ def _known_tables(workspace: Workspace) -> dict[str, Table]:
         "images": catalog.images,
         "splits": catalog.splits,
         "predictions": Predictions(workspace=workspace).table,
+        "changes": Changes(workspace=workspace).table,
         "quarantine": quarantine_table(workspace),
         "runs": runs_table(workspace),
         "trials": trials_table(workspace),

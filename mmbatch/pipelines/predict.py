@@ -11,18 +11,18 @@ import pyarrow.compute as pc
 
 from mmbatch import schema
 from mmbatch.catalog import HASH_COLUMNS, Catalog
-from mmbatch.failpoints import reach
 from mmbatch.feature_store import FeatureStore, require_features
 from mmbatch.fusion.abstaining import KINDS, REVIEW
 from mmbatch.fusion.taxonomy_edits import shown
 from mmbatch.joined import read_joined
 from mmbatch.models import Model
-from mmbatch.pipelines.cluster import remove_folder, start_ray, stream
+from mmbatch.pipelines.cluster import start_ray, stream
+from mmbatch.pipelines.publish import candidate, described, publish, settle
 from mmbatch.predictions import Predictions, marks
 from mmbatch.predictor import HEAD_MODEL, Features, Predictor, load_predictor
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table, rejected_parts
-from mmbatch.runs import Run, record, tie_out
+from mmbatch.runs import Run, tie_out
 from mmbatch.tables import FileEntry
 from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Workspace
@@ -78,48 +78,54 @@ def predict(workspace: Workspace, predictor: Model, *, explain: Explain = "neede
     Raises:
         InputError: the features of one of the predictor's encoders are not stored.
     """
-    _settle_earlier_runs(workspace)
-    history = TaxonomyHistory.read(workspace)
-    run = Run(workspace=workspace, job="predict", settings={"predictor": history.identity(predictor.id)})
-    buckets, counts = outdated(workspace, predictor, explain)
-    if not buckets:
+    settle(workspace)
+    identity = TaxonomyHistory.read(workspace).identity(predictor.id)
+    run = Run(workspace=workspace, job="predict", settings={"predictor": identity})
+    found = outdated(workspace, predictor, explain)
+    if not found.per_bucket:
         say("predict    every prediction stands")
-        return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": dict(counts, predicted=0)}
+        counts = dict(found.counts, predicted=0)
+        return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": counts}
+    counts = stage(workspace, predictor, found, run_id=run.run_id, explain=explain)
+    new = candidate(workspace, found.per_bucket, run_id=run.run_id)
+    if not (counts["predicted"] or counts["removed"]):
+        return run.finish(counts, versions(workspace))
+    entry = run.entry(counts | described(workspace, new), versions(workspace) | {"predictions": new.version})
+    return publish(workspace, new.publication(entry))
+
+
+def versions(workspace: Workspace) -> dict[str, int]:
+    """Present versions of what predictions are made from, and of themselves."""
+    predictions, catalog = Predictions(workspace=workspace), Catalog(workspace=workspace)
+    tables = {"predictions": predictions.table, "catalog": catalog.table, "quarantine": quarantine_table(workspace)}
+    return {name: table.version() for name, table in tables.items()}
+
+
+def stage(
+    workspace: Workspace, predictor: Model, found: Outdated, *, run_id: str, explain: Explain = "needed"
+) -> dict[str, int]:
+    """Write the predictions of a run to its staged table.
+
+    Returns:
+        Counts that tie out: products = unchanged + predicted + unpredictable; and `removed`.
+    """
     require_features(workspace, predictor.card["encoders"])
     start_ray()
-    counts["predicted"] = _stage(workspace, predictor, history, buckets, run.run_id, explain)
-    counts["unpredictable"] = sum(buckets.values()) - counts["predicted"]
+    counts = dict(found.counts)
+    counts["predicted"] = _stage(workspace, predictor, found.per_bucket, run_id, explain)
+    counts["unpredictable"] = sum(found.per_bucket.values()) - counts["predicted"]
     tie_out("predict", counts["products"], {k: counts[k] for k in ("unchanged", "predicted", "unpredictable")})
-    if counts["predicted"] or counts["removed"]:
-        _publish(workspace, sorted(buckets), run, counts)
-    entry = run.finish(counts, _versions(workspace))
-    remove_folder(Predictions(workspace=workspace).staged(run.run_id).uri)
-    return entry
-
-
-def _settle_earlier_runs(workspace: Workspace) -> None:
-    """Record what a run published before it was killed, and remove what killed runs have staged."""
-    predictions = Predictions(workspace=workspace)
-    for run_id, entry in predictions.earlier().items():
-        if entry is not None:
-            record(workspace, entry)
-        remove_folder(predictions.staged(run_id).uri)
-
-
-def _versions(workspace: Workspace) -> dict[str, int]:
-    predictions, catalog = Predictions(workspace=workspace), Catalog(workspace=workspace)
-    return {"predictions": predictions.table.version(), "catalog": catalog.table.version()}
+    return counts
 
 
 def _stage(
     workspace: Workspace,
     predictor: Model,
-    history: TaxonomyHistory,
     per_bucket: dict[int, int],
     run_id: str,
     explain: Explain,
 ) -> int:
-    """Write the predictions of this run to its staged table; returns how many."""
+    history = TaxonomyHistory.read(workspace)
     staged, progress = (
         Predictions(workspace=workspace).staged(run_id),
         Progress("predict", sum(per_bucket.values()), "products"),
@@ -133,29 +139,6 @@ def _stage(
         progress.advance(per_bucket[done["bucket"]])
     staged.commit(entries, app_id=run_id)
     return sum(entry.rows for entry in entries)
-
-
-def _publish(workspace: Workspace, buckets: list[int], run: Run, counts: Counter[str]) -> None:
-    """Bring the staged predictions of these buckets into `predictions` in one commit."""
-    predictions = Predictions(workspace=workspace)
-    read_version = predictions.table.version()
-    progress = Progress("publish", len(buckets), "buckets")
-    added, removed = [], []
-    work = partial(_merge_bucket, workspace=workspace, run_id=run.run_id)
-    for done in stream([{"bucket": b} for b in buckets], work):
-        added += [FileEntry(**entry) for entry in done["added"]]
-        removed += [FileEntry(**entry) for entry in done["removed"]]
-        progress.advance(1)
-    predictions.set_aside(run.run_id, run.entry(counts, _versions(workspace) | {"predictions": read_version + 1}))
-    reach("publish.before")
-    predictions.table.replace(added, removed, app_id=run.run_id, read_version=read_version)
-    reach("publish.after")
-
-
-def _merge_bucket(row: dict[str, Any], *, workspace: Workspace, run_id: str) -> list[dict[str, Any]]:
-    ids = Catalog(workspace=workspace).keys([row["bucket"]])["product_id"].combine_chunks()
-    added, removed = Predictions(workspace=workspace).merge_bucket(row["bucket"], run_id=run_id, product_ids=ids)
-    return [{"added": [asdict(entry) for entry in added], "removed": [asdict(entry) for entry in removed]}]
 
 
 _LOADED: dict[str, Predictor] = {}
@@ -230,8 +213,9 @@ def read_features(
 def prediction_table(
     keys: pa.Table, features: Features, predictor: Predictor, *, before: pa.Array | None = None
 ) -> pa.Table:
-    """Predictions of products by `Catalog.keys`: `schema.PREDICTIONS`; null: hashes of fields, `predictor`, `quarantined`, `run_id`.
+    """Predictions of products by `Catalog.keys`: `schema.PREDICTIONS`.
 
+    What the features do not say is null: the hashes of single fields, `predictor`, `quarantined` and `run_id`.
     A product that stays in review (`REVIEW`) has neither label nor category, as does that decision among others.
     With `before`, the published category of each product (null: none), only those predictions are explained that are
     for review or of another category; without it, all.
