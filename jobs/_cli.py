@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from mmbatch.errors import MmbatchError
+from mmbatch.errors import MmbatchError, RefusedToPublishError
 from mmbatch.progress import say
 from mmbatch.storage import storage_errors
 from mmbatch.workspace import normalise_uri
@@ -58,6 +58,8 @@ def run_job(job: type[JobT], main: Callable[[JobT], dict[str, Any]]) -> None:
             _stop_ray()  # it prints on its own, and the last of it here
     except MmbatchError as error:
         say(f"error: {error}")
+        if config.json and isinstance(error, RefusedToPublishError) and error.entry:
+            print(json.dumps(error.entry, default=str))
         _exit(error.exit_code)
     except KeyboardInterrupt:
         say("interrupted: the same command goes on from what is committed")

@@ -24,7 +24,7 @@ def main(config: Rollback) -> dict[str, Any]:
     if config.dry_run:
         return plan(config, **target_of(workspace, config.to)._asdict())
     with workspace.writing("rollback", wait_s=config.wait) as workspace:
-        return rollback(workspace, target_of(workspace, config.to))
+        return rollback(workspace, config.to)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class Catalog:
 
     def keys(self, buckets: Collection[int] | None = None) -> pa.Table:
         """`KEYS` of every product: all that planning needs."""
-        return self.table.read(KEYS, buckets=buckets)
+        return self.products().read(KEYS, buckets=buckets)
 
     def labels(self, buckets: Collection[int] | None = None) -> pa.Table:
         """Labelled products: `product_id`, `category` (cut to the workspace's level), hashes, `split`, `bucket`.

@@ -1,5 +1,8 @@
 """The errors a user can meet, each with the exit code that the scheduler sees."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class MmbatchError(Exception):
     """Base of all errors this package raises on purpose; its text is one line a person can act on."""
@@ -17,6 +20,11 @@ class RefusedToPublishError(MmbatchError):
     """A check before publishing failed; what is published stays as it was."""
 
     exit_code = 3
+
+    def __init__(self, message: str, entry: Mapping[str, Any] | None = None) -> None:
+        """`entry`: of the ledger, where the run has one."""
+        super().__init__(message)
+        self.entry = entry
 
 
 class LostRaceError(MmbatchError):

@@ -72,6 +72,17 @@ class Table:
         table = self._open()
         return -1 if table is None else table.version()
 
+    def columns(self) -> tuple[str, ...] | None:
+        """Names and types as they are stored, sorted; None: the table does not exist."""
+        table = self._open()
+        return None if table is None else described(pa.schema(table.schema().to_arrow()))
+
+    def written_columns(self, entry: FileEntry) -> tuple[str, ...]:
+        """Names and types of the columns of a file that is written, sorted, as `columns` gives them."""
+        filesystem, root = filesystem_of(self.uri)
+        found = pq.read_schema(f"{root}/{entry.path}", filesystem=filesystem)
+        return described(found.append(pa.field("bucket", pa.int32())))
+
     def snapshot(self, version: int | None = None) -> "Snapshot":
         """The table as it is at a version, the latest by default, whatever is committed after."""
         table = self._open(version)
@@ -357,6 +368,15 @@ class Snapshot:
     ) -> pa.Table:
         """Rows of some buckets as one Arrow table."""
         return self.table.read_files(self.of(buckets), columns, filters=filters)
+
+
+def described(columns: pa.Schema) -> tuple[str, ...]:
+    """Names and types of columns, sorted; how a map calls its entries is no difference."""
+    return tuple(sorted(f"{field.name}: {_anonymous(field.type)}" for field in columns))
+
+
+def _anonymous(kind: pa.DataType) -> pa.DataType:
+    return pa.map_(kind.key_type, kind.item_type) if pa.types.is_map(kind) else kind
 
 
 def _answered(action: Callable[[], Result]) -> Result:

@@ -46,14 +46,16 @@ class Outdated(NamedTuple):
     """`products`, `unchanged`, `removed`."""
 
 
-def outdated(workspace: Workspace, predictor: Model, explain: Explain = "needed") -> Outdated:
-    """Compare catalog and published predictions bucket by bucket, by keys and hashes alone.
+def outdated(
+    workspace: Workspace, predictor: Model, explain: Explain = "needed", *, catalog: Catalog | None = None
+) -> Outdated:
+    """Compare catalog (the latest, or this one) and published predictions bucket by bucket, by keys and hashes alone.
 
     A prediction stands while its inputs, its predictor and the version of the taxonomy are the same, and, where all are
     to be explained, while it is.
     """
     identity = TaxonomyHistory.read(workspace).identity(predictor.id)
-    catalog, predictions = Catalog(workspace=workspace), Predictions(workspace=workspace)
+    catalog, predictions = catalog or Catalog(workspace=workspace), Predictions(workspace=workspace)
     quarantine = quarantine_table(workspace).snapshot()
     per_bucket: dict[int, int] = {}
     counts: Counter[str] = Counter(products=0, unchanged=0, removed=0)

@@ -23,7 +23,7 @@ from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table
 from mmbatch.runs import plain, record
 from mmbatch.storage import filesystem_of
-from mmbatch.tables import FileEntry, Snapshot
+from mmbatch.tables import FileEntry, Snapshot, Table
 from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Workspace
 
@@ -85,7 +85,7 @@ def candidate(
 def restored(workspace: Workspace, version: int, *, run_id: str) -> Candidate:
     """What a rollback to a version of `predictions` would publish: its files, as they are."""
     target = Predictions(workspace=workspace).table.snapshot(version)
-    _require_files(target)
+    require_files(target.table, target.entries)
     sides = partial(_restored, workspace=workspace, target=target)
     return _candidate(workspace, range(workspace.settings.buckets), sides, run_id=run_id, rollback=True)
 
@@ -154,15 +154,15 @@ def _restored(bucket: int, *, workspace: Workspace, target: Snapshot) -> _Sides:
     )
 
 
-def _require_files(target: Snapshot) -> None:
-    """`InputError` where maintenance has deleted a file of this version."""
-    filesystem, root = filesystem_of(target.table.uri)
+def require_files(table: Table, entries: Collection[FileEntry]) -> None:
+    """`InputError` where maintenance has deleted files that are to be published."""
+    filesystem, root = filesystem_of(table.uri)
     there = set(filesystem.find(root))
-    lost = [entry.path for entry in target.entries if f"{root}/{entry.path}" not in there]
+    lost = [entry.path for entry in entries if f"{root}/{entry.path}" not in there]
     if lost:
         raise InputError(
-            f"{target.table.uri}: {len(lost)} of {len(target.entries)} files of version {target.version} are deleted"
-            " (jobs.maintain --keep-days): it cannot be published any more"
+            f"{table.uri}: {len(lost)} of {len(entries)} files are deleted (jobs.maintain --keep-days): what they hold"
+            " cannot be published any more"
         )
 
 

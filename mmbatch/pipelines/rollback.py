@@ -64,25 +64,27 @@ def _version(entry: dict[str, Any]) -> int:
     return int(entry["counts"]["published"]["version"])
 
 
-def rollback(workspace: Workspace, target: Target) -> dict[str, Any]:
-    """Publish what `target_of` has found, in one commit.
+def rollback(workspace: Workspace, run_id: str | None = None) -> dict[str, Any]:
+    """Publish what `target_of` finds, in one commit.
 
     Returns:
         Ledger entry: `reasons` and `changes` count what the rollback changes.
 
     Raises:
-        InputError: files of that version are deleted already.
+        InputError: as `target_of`, or files of that version are deleted already.
     """
     settle(workspace)
+    target = target_of(workspace, run_id)
     run = Run(workspace=workspace, job=JOB, settings={"predictor": target.predictor, "to": target.run_id})
     start_ray()
     new = restored(workspace, target.version, run_id=run.run_id)
     counts = described(workspace, new) | {"taken_back": target.taken_back}
     entry = run.entry(counts, {"predictions": new.version})
     found = publish(workspace, new.publication(entry))
+    total = new.tally.counts
     say(
-        f"rollback   {target.run_id} is published again: {new.tally.counts['changed']:,} products have another category,"
-        f" {new.tally.counts['products_after'] - new.tally.counts['products_before']:+,} products"
+        f"rollback   {target.run_id} is published again: {total['changed']:,} products have another category,"
+        f" {total['products_after'] - total['products_before']:+,} products"
     )
     return found
 

@@ -1,0 +1,54 @@
+"""Champion and challenger: a predictor trained on tonight's labels takes over where the golden rows prove it better."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mmbatch.pipelines.retrain import compare, train_challenger
+
+from mmbatch.models import Model
+from mmbatch.presets import Preset
+from mmbatch.progress import say
+from mmbatch.workspace import Workspace
+
+What = Literal["head", "late-fusion", "encoder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining:
+    """What a challenger is trained of."""
+
+    what: What
+    """It, and everything above it."""
+    preset: Preset
+    weights: str | None
+    """Folder of pretrained weights; None: the hub."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """How a challenger fared."""
+
+    winner: Model
+    facts: Mapping[str, Any]
+    """`champion`, `challenger`, `promoted`, `why`, and the `golden` difference."""
+
+
+def try_challenger(workspace: Workspace, wanted: Retraining, *, champion: Model) -> Trial:
+    """Train a challenger and compare both on the golden rows; it wins where it is better beyond noise."""
+    challenger = train_challenger(
+        workspace, wanted.what, champion=champion, preset=wanted.preset, weights=wanted.weights
+    )
+    names = {"champion": champion.id, "challenger": challenger.id}
+    if challenger.id == champion.id:
+        why = "nothing that it is trained on has changed: the champion came out again"
+        return Trial(winner=champion, facts=names | {"promoted": False, "why": why, "golden": None})
+    found = compare(workspace, champion, challenger)
+    interval = f"{found.after - found.before:+.4f}, 95 % from {found.low:+.4f} to {found.high:+.4f}"
+    verdict = "better beyond noise" if found.better else "not better beyond noise"
+    why = f"macro-F1 on {found.rows:,} golden rows {found.before:.4f} -> {found.after:.4f} ({interval}): {verdict}"
+    say(f"challenger {challenger.id}: {why}")
+    return Trial(
+        winner=challenger if found.better else champion,
+        facts=names | {"promoted": found.better, "why": why, "golden": asdict(found)},
+    )
