@@ -64,7 +64,7 @@ def difference(
         gold: true category of each product `[N]`.
         before: predicted ones `[N]`; a name that is not among the gold ones is a class too.
         after: likewise.
-        seed: of the draws; equal seeds give equal results.
+        seed: of the draws; equal seeds give equal results, in whatever order the products are given.
         resamples: draws R.
 
     Raises:
@@ -92,7 +92,7 @@ def difference(
 def _codes(*categories: Categories) -> tuple[Codes, int]:
     """Class codes `[3, N]` of names or codes, `UNSCORED` where there is none, and the number of classes."""
     said = pd.Series(np.concatenate([np.asarray(names, dtype=object) for names in categories]))
-    codes, classes = pd.factorize(said.mask(said == UNSCORED))
+    codes, classes = pd.factorize(said.mask(said == UNSCORED), sort=True)
     return codes.astype(np.int64).reshape(len(categories), -1), len(classes)
 
 
