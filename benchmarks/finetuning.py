@@ -22,16 +22,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.running import report
 from jobs._recipe import changed
-from jobs.finetune_encoder import subjects_of
 from mmbatch.encoders import Encoder, build_encoder, encode_prepared, engine_for, load_encoder
 from mmbatch.fusion.probe import fit_probe, unit
 from mmbatch.metrics import f1_scores
 from mmbatch.models import fetch_model
-from mmbatch.pipelines.finetune import Resources, finetune
+from mmbatch.pipelines.finetune import Resources, finetune, subjects_of
 from mmbatch.pipelines.ingest import ingest
 from mmbatch.presets import preset_named
-from mmbatch.presets.base import EncoderRecipe
-from mmbatch.training import Augmentation, Training
+from mmbatch.training import Augmentation, EncoderRecipe, Training
 from mmbatch.workspace import Settings, Workspace
 
 FLIPKART = preset_named("flipkart-small")

@@ -38,8 +38,7 @@ from mmbatch.pipelines.optimisation import optimizer_of, rates_of
 from mmbatch.pipelines.rows import training_labels
 from mmbatch.pipelines.training_plan import SplitRows, TrainingPlan
 from mmbatch.presets import preset_named
-from mmbatch.presets.base import EncoderRecipe
-from mmbatch.training import Training
+from mmbatch.training import EncoderRecipe, Training
 from mmbatch.workspace import Workspace
 
 PRESET = "flipkart-small"

@@ -23,9 +23,9 @@ from mmbatch.pipelines.maintain import maintain, plan_maintenance
 from mmbatch.pipelines.predict import predict
 from mmbatch.pipelines.train_head import train_head
 from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
-from mmbatch.presets import EncoderRecipe
 from mmbatch.presets.sample import SAMPLE
 from mmbatch.progress import say
+from mmbatch.training import EncoderRecipe
 from mmbatch.workspace import Settings, Workspace
 
 BUCKETS = 4

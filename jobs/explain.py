@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs._cli import Job, plan, run_job
-from mmbatch.models import newest_predictor
+from mmbatch.models import newest_predictor, published_predictor
 from mmbatch.workspace import Workspace
 
 
@@ -19,7 +19,7 @@ class Explain(Job):
 def main(config: Explain) -> dict[str, Any]:
     """Explain what is published."""
     workspace = Workspace.open(config.workspace)
-    predictor = newest_predictor(workspace)
+    predictor = published_predictor(workspace) or newest_predictor(workspace)
     if config.dry_run:
         return plan(config, predictor=predictor.id)
 

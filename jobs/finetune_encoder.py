@@ -9,9 +9,9 @@ from jobs._cli import TrainingJob, plan, run_job, weights_folder
 from jobs._recipe import changed, workers_of
 from mmbatch.errors import InputError
 from mmbatch.models import Model
-from mmbatch.presets import EncoderRecipe, preset_named
+from mmbatch.presets import preset_named
 from mmbatch.progress import say
-from mmbatch.training import Training
+from mmbatch.training import EncoderRecipe, Training
 from mmbatch.workspace import Workspace, normalise_uri
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def main(config: FinetuneEncoder) -> dict[str, Any]:
     if config.dry_run:
         return plan(config, encoders=[asdict(recipe) for recipe in recipes], **_search(config, recipes))
 
-    from mmbatch.pipelines.finetune import Resources, finetune
+    from mmbatch.pipelines.finetune import Resources, finetune, subjects_of
 
     resources = Resources(workers=workers, micro_batch=config.micro_batch, checkpoint_steps=config.checkpoint_steps)
     weights = weights_folder(config)
@@ -74,33 +74,6 @@ def main(config: FinetuneEncoder) -> dict[str, Any]:
         train = finetune if config.sweep is None else partial(_swept, config)
         models = [train(subject, recipe.training, resources) for subject, recipe in zip(subjects, recipes, strict=True)]
     return {"encoders": {model.id: model.card["metrics"] for model in models if model}}
-
-
-def subjects_of(
-    workspace: Workspace, recipes: Sequence[EncoderRecipe], *, weights: str | None, start_from: str | None = None
-) -> "list[Subject]":
-    """What each encoder of a preset is trained on; `InputError` where one could not be, before the first is."""
-    from mmbatch.catalog import Catalog
-    from mmbatch.pipelines.finetune import Subject
-    from mmbatch.pipelines.rows import training_labels
-
-    labels = training_labels(Catalog(workspace=workspace))
-    subjects = [
-        Subject(
-            workspace=workspace,
-            name=recipe.name,
-            modality=recipe.modality,
-            kind=recipe.kind,
-            arguments=recipe.arguments,
-            labels=labels,
-            weights=weights,
-            start_from=start_from,
-        )
-        for recipe in recipes
-    ]
-    for subject, recipe in zip(subjects, recipes, strict=True):
-        subject.check(recipe.training)
-    return subjects
 
 
 def _swept(config: FinetuneEncoder, subject: "Subject", training: Training, resources: "Resources") -> Model | None:

@@ -8,7 +8,6 @@ from typing import Any
 from jobs._cli import TrainingJob, plan, run_job, weights_folder
 from jobs._recipe import kinds_of
 from jobs._source import SourceJob, check_source, open_or_create
-from jobs.finetune_encoder import subjects_of
 from mmbatch.errors import InputError
 from mmbatch.models import Model, reads_sequences
 from mmbatch.presets import Preset
@@ -103,7 +102,7 @@ def _finetune_all(
     workspace: Workspace, preset: Preset, *, weights: str | None, lap: Callable[[str], None]
 ) -> list[Model]:
     """The preset's encoders that the catalog has something to learn for; what they share of it is held no longer."""
-    from mmbatch.pipelines.finetune import Resources, finetune
+    from mmbatch.pipelines.finetune import Resources, finetune, subjects_of
 
     encoders = []
     subjects = subjects_of(workspace, preset.encoders, weights=weights)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs._cli import Job, plan, run_job
-from mmbatch.models import newest_predictor
+from mmbatch.models import newest_predictor, published_predictor
 from mmbatch.predictions import Predictions
 from mmbatch.workspace import Workspace
 
@@ -22,7 +22,7 @@ class Review(Job):
 def main(config: Review) -> dict[str, Any]:
     """Write the review queue of what is published."""
     workspace = Workspace.open(config.workspace)
-    predictor = newest_predictor(workspace)
+    predictor = published_predictor(workspace) or newest_predictor(workspace)
     if config.dry_run:
         return plan(config, predictor=predictor.id, products=Predictions(workspace=workspace).table.rows())
 

@@ -34,6 +34,20 @@ class OfModality:
 
 
 @dataclass(frozen=True)
+class OfLabelled:
+    """Those of some contents that labelled products have."""
+
+    catalog: Snapshot
+    contents: Contents
+
+    def read(self, bucket: int) -> pa.Table:
+        """As `Contents.read`."""
+        labelled = self.catalog.read(["product_id"], buckets=[bucket], filters=pc.field("label").is_valid())
+        rows = self.contents.read(bucket)
+        return rows.filter(pc.is_in(rows["product_id"], value_set=labelled["product_id"].combine_chunks()))
+
+
+@dataclass(frozen=True)
 class Together:
     """The products' texts and images together, as far as encoders could take them.
 

@@ -5,21 +5,25 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import fsspec
+import pyarrow.compute as pc
 
 from mmbatch.errors import InputError
-from mmbatch.schema import Modality
-from mmbatch.storage import filesystem_of, is_local, make_folder
+from mmbatch.schema import PREDICTIONS, Modality
+from mmbatch.storage import filesystem_of, is_local, make_folder, replace_file
 from mmbatch.workspace import Workspace
 
 Kind = Literal["encoder", "head", "predictor"]
 
 CARD = "model.json"
 """Written last: a folder without it is no model."""
+
+CHALLENGER = "challenger"
+"""Set in the cards of models that were stored through a workspace that is `challenging`; no part of their identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +74,36 @@ def publish_model(
     if workspace.epoch:
         workspace.epoch.check()
     content = {"kind": kind, "id": model_id, "recipe": recipe, "sha256": digests, **card}
-    filesystem.pipe_file(f"{root}/{CARD}", json.dumps(content, indent=1, ensure_ascii=False).encode())
+    if workspace.challenging and not _stands(uri):
+        content[CHALLENGER] = True
+    filesystem.pipe_file(f"{root}/{CARD}", _card_file(content))
     return Model(kind=kind, id=model_id, uri=uri, card=content)
 
 
+def _stands(uri: str) -> bool:
+    """Whether this very model is stored already, and not as a challenger."""
+    filesystem, root = filesystem_of(uri)
+    return filesystem.exists(f"{root}/{CARD}") and CHALLENGER not in json.loads(filesystem.cat_file(f"{root}/{CARD}"))
+
+
+def _card_file(card: Mapping[str, Any]) -> bytes:
+    return json.dumps(card, indent=1, ensure_ascii=False).encode()
+
+
 def find_model(workspace: Workspace, *, kind: Kind, name: str, recipe: str) -> Model | None:
-    """The model made by this recipe, None when it has not been made yet."""
+    """The model made by this recipe, None when it has not been made yet.
+
+    A challenger that is found through a workspace that is not `challenging` is one no longer: whoever trains by hand
+    what a challenger was trained as has the newest model, as if it had been trained now.
+    """
     matches = [model for model in list_models(workspace, kind) if model.name == name and model.card["recipe"] == recipe]
-    return matches[0] if matches else None
+    if not matches or workspace.challenging or CHALLENGER not in matches[0].card:
+        return matches[0] if matches else None
+    if workspace.epoch:
+        workspace.epoch.check()
+    card = {name: value for name, value in matches[0].card.items() if name != CHALLENGER}
+    replace_file(f"{matches[0].uri}/{CARD}", _card_file(card))
+    return replace(matches[0], card=card)
 
 
 def list_models(workspace: Workspace, kind: Kind) -> list[Model]:
@@ -102,9 +128,48 @@ def open_model(workspace: Workspace, *, kind: Kind, model_id: str) -> Model:
     return Model(kind=kind, id=model_id, uri=uri, card=card)
 
 
+def published_predictor(workspace: Workspace) -> Model | None:
+    """The champion: the stored predictor that the published predictions were made by; None when nothing is published.
+
+    `InputError` when it is not stored any more.
+    """
+    model_id = _published_id(workspace)
+    return open_model(workspace, kind="predictor", model_id=model_id) if model_id else None
+
+
+def _published_id(workspace: Workspace) -> str | None:
+    """Identity of the predictor of most predictions in the first bucket that has any.
+
+    Not of all: a product of which nothing can be used any more keeps the prediction that it has.
+    """
+    predictions = workspace.table("predictions", schema=PREDICTIONS).snapshot()
+    for bucket in range(workspace.settings.buckets):
+        names = predictions.read(["predictor"], buckets=[bucket])["predictor"]
+        if len(names):
+            most = max(pc.value_counts(names).to_pylist(), key=lambda found: found["counts"])
+            return str(most["values"]).partition("+")[0]
+    return None
+
+
+def standing_models(workspace: Workspace, kind: Kind) -> list[Model]:
+    """All models of a kind, the newest last, but for challengers that nothing published is made by."""
+    models = list_models(workspace, kind)
+    left_out = {model.id for model in models if CHALLENGER in model.card}
+    if left_out:
+        left_out -= _published_parts(workspace)
+    return [model for model in models if model.id not in left_out]
+
+
+def _published_parts(workspace: Workspace) -> set[str]:
+    """Identities of the published predictor, its head and its encoders; none where nothing is published."""
+    published = _published_id(workspace)
+    cards = [model.card for model in list_models(workspace, "predictor") if model.id == published]
+    return {name for card in cards for name in (card["id"], card["head"], *card["encoders"]) if name}
+
+
 def newest_encoders(workspace: Workspace) -> list[Model]:
-    """The encoder stored last under each name, by name; `InputError` when there is none."""
-    newest = {model.name: model for model in list_models(workspace, "encoder")}
+    """The encoder stored last under each name (`standing_models`), by name; `InputError` when there is none."""
+    newest = {model.name: model for model in standing_models(workspace, "encoder")}
     if not newest:
         raise InputError(f"--workspace {workspace.uri}: no encoder there; `jobs.finetune_encoder` makes one")
     return [newest[name] for name in sorted(newest)]
@@ -116,9 +181,9 @@ def modalities_of(encoders: Sequence[Model]) -> dict[str, Modality]:
 
 
 def newest_head(workspace: Workspace, encoders: Sequence[Model]) -> Model | None:
-    """The head stored last over exactly these encoders; None when there is none."""
+    """The head stored last (`standing_models`) over exactly these encoders; None when there is none."""
     ids = sorted(model.id for model in encoders)
-    heads = [head for head in list_models(workspace, "head") if sorted(head.card["encoders"]) == ids]
+    heads = [head for head in standing_models(workspace, "head") if sorted(head.card["encoders"]) == ids]
     return heads[-1] if heads else None
 
 
@@ -129,7 +194,7 @@ def reads_sequences(head: Model) -> bool:
 
 def sequence_heads(workspace: Workspace, encoders: Sequence[Model]) -> list[Model]:
     """Heads over sequences of these encoders whose joined embeddings are needed: the newest, the newest predictor's."""
-    predictors, newest = list_models(workspace, "predictor"), newest_head(workspace, encoders)
+    predictors, newest = standing_models(workspace, "predictor"), newest_head(workspace, encoders)
     used = {newest.id: newest} if newest else {}
     if predictors and (used_now := predictors[-1].card.get("head")):
         head = open_model(workspace, kind="head", model_id=used_now)
@@ -139,8 +204,8 @@ def sequence_heads(workspace: Workspace, encoders: Sequence[Model]) -> list[Mode
 
 
 def newest_predictor(workspace: Workspace) -> Model:
-    """The predictor stored last; `InputError` when there is none."""
-    models = list_models(workspace, "predictor")
+    """The predictor stored last (`standing_models`); `InputError` when there is none."""
+    models = standing_models(workspace, "predictor")
     if not models:
         raise InputError(f"--workspace {workspace.uri}: no predictor there; `jobs.train_late_fusion` makes one")
     return models[-1]

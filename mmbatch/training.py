@@ -1,7 +1,10 @@
 """How encoders are fine-tuned and fusion heads are trained, as plain data: what a preset sets and the loops read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from mmbatch.schema import Modality
 
 Optimizer = Literal["adamw", "adam", "radam"]
 """AdamW (Loshchilov & Hutter 2019), Adam (Kingma & Ba 2015) or RAdam (Liu et al. 2020)."""
@@ -101,6 +104,22 @@ class Training:
     """Epochs without a better macro-F1 on the fusion rows after which training stops; None runs them all."""
     compile: bool = False
     """Compile the network with `torch.compile`: about a minute at the start, worth it on a GPU and long runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecipe:
+    """An encoder, and how it is fine-tuned."""
+
+    name: str
+    """Name in tables and reports."""
+    modality: Modality
+    """What it encodes."""
+    kind: str
+    """Key of `mmbatch.encoders.BUILDERS`."""
+    arguments: Mapping[str, Any]
+    """Keyword arguments of that builder."""
+    training: Training
+    """How it is fine-tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)

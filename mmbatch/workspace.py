@@ -42,6 +42,9 @@ class Workspace:
     settings: Settings
     epoch: Epoch | None = None
     """The turn at writing that `writing` took; every commit to a table of this workspace checks it."""
+    challenging: bool = False
+    """Models that are stored through it are challengers: trained to be compared with what is published, and not what
+    jobs take for the newest (`mmbatch.models.standing_models`)."""
 
     @classmethod
     def open(cls, uri: str) -> Self:

@@ -34,11 +34,16 @@ def encoders(workspace: Workspace) -> tuple[Model, ...]:
 
 
 def write_workspace(
-    folder: Path, *, products: int, without_vectors: Sequence[int] = (), calibrated: bool = False
+    folder: Path,
+    *,
+    products: int,
+    without_vectors: Sequence[int] = (),
+    calibrated: bool = False,
+    golden: bool = False,
 ) -> Workspace:
     """Products 0 to N - 1 in buckets by number; every tenth is a fusion row, every tenth a test row.
 
-    Where the workspace is to be `calibrated`, another tenth are calibration rows.
+    Where the workspace is to be `calibrated`, another tenth are calibration rows; with `golden`, one more golden rows.
 
     The image vector says with noise whether a path's second name is x, y or missing, the text vector its first name.
     """
@@ -57,7 +62,7 @@ def write_workspace(
         name: [None] * products
         for name in ("title", "description", "title_hash", "description_hash", "image_uri", "source")
     }
-    drawn = {0: "fusion", 5: "test"} | ({7: "calibration"} if calibrated else {})
+    drawn = {0: "fusion", 5: "test"} | ({7: "calibration"} if calibrated else {}) | ({8: "golden"} if golden else {})
     splits = [drawn.get(number % 10, "train") for number in numbers.tolist()]
     first = np.array([[path[0] == "a", path[0] == "b", *[False] * 6] for path in PATHS])[kinds]
     second = np.array([[path[1:] == ("x",), path[1:] == ("y",), len(path) == 1] for path in PATHS])[kinds]

@@ -1,10 +1,26 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from mmbatch import schema
 from mmbatch.errors import InputError
-from mmbatch.models import Model, fetch_model, find_model, list_models, newest_encoders, open_model, publish_model
+from mmbatch.models import (
+    Kind,
+    Model,
+    fetch_model,
+    find_model,
+    list_models,
+    newest_encoders,
+    newest_head,
+    newest_predictor,
+    open_model,
+    publish_model,
+    published_predictor,
+    standing_models,
+)
 from mmbatch.workspace import Settings, Workspace
 
 
@@ -64,3 +80,96 @@ def test_a_model_in_an_object_store_is_downloaded_once(tmp_path: Path, monkeypat
     folder = fetch_model(model)
     assert folder == fetch_model(model)
     assert json.loads(json.dumps(model.card))["sha256"].keys() == {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def challenging(workspace: Workspace) -> Workspace:
+    return replace(workspace, challenging=True)
+
+
+def store(workspace: Workspace, kind: Kind, content: str, folder: Path, *encoders: Model, head: Model | None = None):
+    """A model of its own fingerprint, whose recipe is its content."""
+    folder.mkdir(exist_ok=True)
+    (folder / "weights").write_text(content)
+    card = {"encoders": [model.id for model in encoders], "head": head.id if head else None}
+    return publish_model(
+        workspace, kind=kind, name=kind, folder=folder, identity=["weights"], recipe=content, card=card
+    )
+
+
+def say_published(workspace: Workspace, *predictors: str, bucket: int = 2) -> None:
+    """Make the published predictions of one bucket those of these predictors, a product each."""
+    table = workspace.table("predictions", schema=schema.PREDICTIONS)
+    columns = {name: pa.nulls(len(predictors), kind) for name, kind in zip(table.schema.names, table.schema.types)}
+    columns["product_id"] = pa.array([f"p{number}" for number in range(len(predictors))])
+    columns["predictor"] = pa.array(predictors)
+    rows = pa.table(columns, schema=table.schema)
+    version = table.version()
+    table.replace([table.write_file(rows, bucket=bucket)], table.files([bucket]), app_id=str(version), read_version=version)
+
+
+def test_what_is_published_is_by_the_predictor_of_most_predictions(workspace: Workspace, tmp_path: Path) -> None:
+    assert published_predictor(workspace) is None
+    first, second = (store(workspace, "predictor", content, tmp_path / "m") for content in ("1", "2"))
+    say_published(workspace, second.id, first.id, first.id)
+    assert published_predictor(workspace) == first
+    say_published(workspace, f"{second.id}+taxonomy-000002@0123456789ab")
+    assert published_predictor(workspace) == second
+
+
+def test_a_published_predictor_that_is_not_stored_any_more_is_missed(workspace: Workspace) -> None:
+    say_published(workspace, "predictor@gone")
+    with pytest.raises(InputError, match="no predictor predictor@gone in this workspace"):
+        published_predictor(workspace)
+
+
+def test_a_challenger_is_not_the_newest_until_it_is_published(
+    workspace: Workspace, challenging: Workspace, tmp_path: Path
+) -> None:
+    champion_encoder = store(workspace, "encoder", "e1", tmp_path / "m")
+    champion = store(workspace, "predictor", "p1", tmp_path / "m", champion_encoder)
+    encoder = store(challenging, "encoder", "e2", tmp_path / "m")
+    head = store(challenging, "head", "h2", tmp_path / "m", encoder)
+    challenger = store(challenging, "predictor", "p2", tmp_path / "m", encoder, head=head)
+    assert challenger in list_models(workspace, "predictor")
+    assert newest_predictor(workspace) == champion
+    assert newest_encoders(workspace) == [champion_encoder]
+    assert newest_head(workspace, [encoder]) is None
+    say_published(workspace, challenger.id)
+    assert newest_predictor(workspace) == challenger
+    assert newest_encoders(workspace) == [encoder]
+    assert newest_head(workspace, [encoder]) == head
+    say_published(workspace, champion.id)
+    assert newest_predictor(workspace) == champion, "after a roll back"
+
+
+def test_what_is_trained_by_hand_after_a_challenger_is_the_newest(
+    workspace: Workspace, challenging: Workspace, tmp_path: Path
+) -> None:
+    challenger = store(challenging, "predictor", "p1", tmp_path / "m")
+    say_published(workspace, challenger.id)
+    by_hand = store(workspace, "predictor", "p2", tmp_path / "m")
+    assert newest_predictor(workspace) == by_hand
+
+
+def test_a_challenger_that_is_found_by_hand_is_one_no_longer(
+    workspace: Workspace, challenging: Workspace, tmp_path: Path
+) -> None:
+    champion, challenger = (
+        store(where, "predictor", content, tmp_path / "m") for where, content in ((workspace, "1"), (challenging, "2"))
+    )
+    assert find_model(challenging, kind="predictor", name="predictor", recipe="2") == challenger
+    assert standing_models(workspace, "predictor") == [champion]
+    found = find_model(workspace, kind="predictor", name="predictor", recipe="2")
+    assert found is not None
+    assert (found.id, "challenger" in found.card) == (challenger.id, False)
+    assert newest_predictor(workspace) == found
+    assert fetch_model(found).exists()
+
+
+def test_a_model_that_is_no_challenger_does_not_become_one(
+    workspace: Workspace, challenging: Workspace, tmp_path: Path
+) -> None:
+    champion = store(workspace, "predictor", "1", tmp_path / "m")
+    assert store(challenging, "predictor", "1", tmp_path / "m").id == champion.id
+    assert newest_predictor(workspace).id == champion.id

@@ -24,12 +24,13 @@ from mmbatch.models import Model, fetch_model, list_models
 from mmbatch.pipelines.cluster import start_ray
 from mmbatch.pipelines.evaluate import evaluate
 from mmbatch.pipelines.extract import extract, store_of
+from mmbatch.pipelines.finetune import subjects_of
 from mmbatch.pipelines.predict import predict
 from mmbatch.pipelines.train_head import train_head
 from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
-from mmbatch.presets import PRESETS, EncoderRecipe
+from mmbatch.presets import PRESETS
 from mmbatch.quarantine import quarantine_table
-from mmbatch.training import Training
+from mmbatch.training import EncoderRecipe, Training
 from mmbatch.workspace import Workspace
 from tests.preset_sources import (
     CLASSES,
@@ -255,9 +256,7 @@ def test_weights_of_a_later_encoder_are_missed_before_the_first_is_trained(
 ) -> None:
     (tmp_path / "camembert-base").mkdir()
     with pytest.raises(InputError, match="expected folder flaubert--flaubert_base_cased"):
-        finetune_encoder.subjects_of(
-            workspace_of("rakuten2020"), PRESETS["rakuten2020"].encoders, weights=str(tmp_path)
-        )
+        subjects_of(workspace_of("rakuten2020"), PRESETS["rakuten2020"].encoders, weights=str(tmp_path))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from typing import Any
 import ray.data
 
 from mmbatch.catalog import Catalog
-from mmbatch.contents import OfModality, Together
+from mmbatch.contents import Contents, OfLabelled, OfModality, Together
 from mmbatch.feature_store import FeatureStore
 from mmbatch.models import Model
 from mmbatch.pipelines.cluster import count_attempts, processors, rows_of, start_ray
@@ -56,7 +56,7 @@ class _Plan:
     catalog: Catalog
     models: dict[Modality, list[Model]]
     stores: dict[str, FeatureStore]
-    contents: dict[Modality, OfModality]
+    contents: dict[Modality, Contents]
     stale: dict[Modality, Stale]
 
     @property
@@ -73,13 +73,15 @@ class _Plan:
         return sum(counts[outcome] for counts in self.counts.values())
 
 
-def _plan(workspace: Workspace, models: Sequence[Model]) -> _Plan:
+def _plan(workspace: Workspace, models: Sequence[Model], *, labelled_only: bool = False) -> _Plan:
     catalog = Catalog(workspace=workspace).pinned()
     assert catalog.at is not None
     by_modality = {name: [model for model in models if model.card["modality"] == name] for name in MODALITIES}
     by_modality = {name: found for name, found in by_modality.items() if found}
     stores = {model.id: store_of(workspace, model) for model in models}
-    of, buckets = {name: OfModality(catalog.at[0], name) for name in by_modality}, workspace.settings.buckets
+    of: dict[Modality, Contents] = {name: OfModality(catalog.at[0], name) for name in by_modality}
+    of = {name: OfLabelled(catalog.at[0], every) for name, every in of.items()} if labelled_only else of
+    buckets = workspace.settings.buckets
     found = {
         modality: stale(contents, [stores[model.id] for model in by_modality[modality]], buckets=buckets)
         for modality, contents in of.items()
@@ -93,18 +95,23 @@ def stale_counts(workspace: Workspace, models: Sequence[Model]) -> dict[str, dic
     return {name: {"compute": count["compute"], "reuse": count["copy"]} for name, count in counts.items()}
 
 
-def extract(workspace: Workspace, models: Sequence[Model]) -> dict[str, Any]:
+def extract(workspace: Workspace, models: Sequence[Model], *, labelled_only: bool = False) -> dict[str, Any]:
     """Bring the feature stores of some encoders up to date with the catalog.
+
+    With `labelled_only`, with its labelled products: enough to train on and to compare by. What cannot be encoded is
+    then counted, but not put in quarantine, which is about what is published.
 
     Returns:
         Ledger entry; per encoder the counts tie out: products with that modality = unchanged + computed + reused
         + quarantined, and quarantined = the sum of its reasons.
     """
-    run = Run(workspace=workspace, job="extract_features", settings={"encoders": sorted(model.id for model in models)})
-    plan = _plan(workspace, models)
+    settings = {"encoders": sorted(model.id for model in models), "labelled_only": labelled_only}
+    run = Run(workspace=workspace, job="extract_features", settings=settings)
+    plan = _plan(workspace, models, labelled_only=labelled_only)
     if not plan.total("compute") and not plan.total("copy"):
-        say("extract    every product has its features")
-        replace_failures(workspace, [], modalities=list(plan.models), run_id=run.run_id)
+        say(f"extract    every {'labelled ' if labelled_only else ''}product has its features")
+        if not labelled_only:
+            replace_failures(workspace, [], modalities=list(plan.models), run_id=run.run_id)
         counts = {name: _outcome(count, 0, 0, Counter()) for name, count in plan.counts.items()}
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": _totals(counts)}
     start_ray()
@@ -117,7 +124,8 @@ def extract(workspace: Workspace, models: Sequence[Model]) -> dict[str, Any]:
         reasons = Counter(failure["reason"] for failure in failures if failure["encoder"] == name)
         counts[name] = _outcome(count, done.rows[name], reused[name], reasons)
         tie_out(f"extract {name}", counts[name]["products"], {k: counts[name][k] for k in _OUTCOMES})
-    replace_failures(workspace, failures, modalities=list(plan.models), run_id=run.run_id)
+    if not labelled_only:
+        replace_failures(workspace, failures, modalities=list(plan.models), run_id=run.run_id)
     entry = run.finish(
         _totals(counts) | {"speed": speed.summary()},
         {name: store.table.version() for name, store in plan.stores.items()},

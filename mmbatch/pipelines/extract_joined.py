@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbatch.catalog import Catalog
-from mmbatch.contents import Together
+from mmbatch.contents import Contents, OfLabelled, Together
 from mmbatch.feature_store import FeatureStore
 from mmbatch.joined import joined_store
 from mmbatch.models import Model, open_model
@@ -30,7 +30,9 @@ class _Plan:
     """What is stale."""
 
     catalog: Catalog
-    contents: Together
+    together: Together
+    contents: Contents
+    """What of `together` is to be joined."""
     encoders: list[Model]
     store: FeatureStore
     stale: Stale
@@ -41,11 +43,13 @@ class _Plan:
         return self.stale.counts[0]
 
 
-def _plan(workspace: Workspace, head: Model) -> _Plan:
+def _plan(workspace: Workspace, head: Model, *, labelled_only: bool = False) -> _Plan:
     catalog, store = Catalog(workspace=workspace).pinned(), joined_store(workspace, head)
     encoders = [open_model(workspace, kind="encoder", model_id=model_id) for model_id in head.card["encoders"]]
-    contents = together(catalog, encoders)
-    return _Plan(catalog, contents, encoders, store, stale(contents, [store], buckets=workspace.settings.buckets))
+    every = together(catalog, encoders)
+    contents = OfLabelled(catalog.products(), every) if labelled_only else every
+    found = stale(contents, [store], buckets=workspace.settings.buckets)
+    return _Plan(catalog, every, contents, encoders, store, found)
 
 
 def stale_joined(workspace: Workspace, head: Model) -> dict[str, int]:
@@ -54,17 +58,19 @@ def stale_joined(workspace: Workspace, head: Model) -> dict[str, int]:
     return {"compute": counts["compute"], "reuse": counts["copy"]}
 
 
-def extract_joined(workspace: Workspace, head: Model) -> dict[str, Any]:
+def extract_joined(workspace: Workspace, head: Model, *, labelled_only: bool = False) -> dict[str, Any]:
     """Bring the joined embeddings of a head over sequences up to date with the catalog and the encoders' features.
+
+    With `labelled_only`, those of its labelled products.
 
     Returns:
         Ledger entry; its counts tie out: products with a usable content = unchanged + computed + reused + incomplete,
         those of which a content could not be read any more; and incomplete = the sum of its reasons.
     """
-    run = Run(workspace=workspace, job="extract_features", settings={"head": head.id})
-    plan = _plan(workspace, head)
+    run = Run(workspace=workspace, job="extract_features", settings={"head": head.id, "labelled_only": labelled_only})
+    plan = _plan(workspace, head, labelled_only=labelled_only)
     if not plan.counts["compute"] and not plan.counts["copy"]:
-        say("join       every product has its joined embedding")
+        say(f"join       every {'labelled ' if labelled_only else ''}product has its joined embedding")
         counts = _outcome(plan.counts, 0, 0, Counter())
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": counts}
     start_ray()
@@ -102,7 +108,7 @@ def _compute(plan: _Plan, head: Model, run_id: str, speed: Speed) -> Delivered:
     cpus, gpus = processors()
     speed.actors = actors_for(contents, cpus=cpus, gpus=gpus)
     say(f"join       {contents:,} products through encoders and head on {f'{gpus} GPU(s)' if gpus else 'CPU'}")
-    stages = JoinStages(plan.catalog, plan.contents, head, {model.name: model for model in plan.encoders}, plan.store)
+    stages = JoinStages(plan.catalog, plan.together, head, {model.name: model for model in plan.encoders}, plan.store)
     dataset = through_actors(
         rows_of_units(units), stages.prepare, Join, {"stages": stages}, actors=speed.actors, gpus=gpus
     )

@@ -5,7 +5,7 @@ epoch with the best macro-F1 on the fusion rows is kept. Checkpoints lie under a
 on what: the same command, given again after any kind of death, goes on from the last one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from mmbatch.errors import InputError
 from mmbatch.fusion.levels import Levels
 from mmbatch.models import Model, digest_of, file_digest, find_model, publish_model
 from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, start_ray
-from mmbatch.pipelines.rows import Labels
+from mmbatch.pipelines.rows import Labels, training_labels
 from mmbatch.pipelines.train_loop import Task
 from mmbatch.pipelines.training_plan import SplitRows
 from mmbatch.pipelines.training_rows import PARTS
@@ -33,7 +33,7 @@ from mmbatch.progress import say
 from mmbatch.reports.curves import training_curves
 from mmbatch.runs import Run
 from mmbatch.schema import Modality
-from mmbatch.training import Training
+from mmbatch.training import EncoderRecipe, Training
 from mmbatch.workspace import Workspace
 
 LOOP_VERSION = 2
@@ -140,6 +140,29 @@ class Subject:
     @cached_property
     def _rows_digest(self) -> str:
         return self.labels.digest(self.modality)
+
+
+def subjects_of(
+    workspace: Workspace, recipes: Sequence[EncoderRecipe], *, weights: str | None, start_from: str | None = None
+) -> list[Subject]:
+    """What each encoder is trained on; `InputError` where one could not be, before the first is."""
+    labels = training_labels(Catalog(workspace=workspace))
+    subjects = [
+        Subject(
+            workspace=workspace,
+            name=recipe.name,
+            modality=recipe.modality,
+            kind=recipe.kind,
+            arguments=recipe.arguments,
+            labels=labels,
+            weights=weights,
+            start_from=start_from,
+        )
+        for recipe in recipes
+    ]
+    for subject, recipe in zip(subjects, recipes, strict=True):
+        subject.check(recipe.training)
+    return subjects
 
 
 def finetune(subject: Subject, training: Training, resources: Resources) -> Model | None:

@@ -13,7 +13,7 @@ from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.fusion.taxonomy_changes import KINDS, Change, changes
 from mmbatch.fusion.taxonomy_edits import Edits, shown
 from mmbatch.fusion.taxonomy_paths import LabelPath
-from mmbatch.models import list_models
+from mmbatch.models import standing_models
 from mmbatch.predictions import Predictions
 from mmbatch.predictor import stored_categories
 from mmbatch.progress import say
@@ -132,7 +132,7 @@ def _now(counts: Counter[str], history: TaxonomyHistory) -> Counter[str]:
 
 def _categories(workspace: Workspace) -> tuple[LabelPath, ...]:
     """Of the newest predictor, as it was trained; none where there is no predictor yet."""
-    models = list_models(workspace, "predictor")
+    models = standing_models(workspace, "predictor")
     return stored_categories(models[-1]) if models else ()
 
 

@@ -126,8 +126,8 @@ def _check_head(head: Model | None, labels: Labels) -> None:
         gone, new = sorted(set(trained) - set(labels.categories)), sorted(set(labels.categories) - set(trained))
         raise InputError(
             f"late fusion: {head.id if head else ''} was trained on {len(trained)} categories, the train rows have "
-            f"{len(labels.categories)}, {len(new)} new (as {new[:2]}) and {len(gone)} gone (as {gone[:2]}): run "
-            "jobs.train_head first"
+            f"{len(labels.categories)}, {len(new)} new (as {new[:2]}) and {len(gone)} gone (as {gone[:2]}): train the "
+            "head first"
         )
 
 

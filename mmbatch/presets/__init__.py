@@ -1,7 +1,7 @@
 """The presets by name."""
 
 from mmbatch.errors import InputError
-from mmbatch.presets.base import EncoderRecipe, Preset
+from mmbatch.presets.base import Preset
 from mmbatch.presets.flipkart import FLIPKART, FLIPKART_SMALL
 from mmbatch.presets.kakao import KAKAO
 from mmbatch.presets.rakuten import RAKUTEN2020
@@ -17,4 +17,4 @@ def preset_named(name: str) -> Preset:
     return PRESETS[name]
 
 
-__all__ = ["PRESETS", "EncoderRecipe", "Preset", "preset_named"]
+__all__ = ["PRESETS", "Preset", "preset_named"]

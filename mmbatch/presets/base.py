@@ -1,28 +1,9 @@
 """What a preset is: a named, typed configuration in Python."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from mmbatch.schema import Modality
 from mmbatch.sources import Columns
-from mmbatch.training import HeadRecipe, LateFusionRecipe, Training
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderRecipe:
-    """One encoder of a preset."""
-
-    name: str
-    """Name in tables and reports."""
-    modality: Modality
-    """What it encodes."""
-    kind: str
-    """Key of `mmbatch.encoders.BUILDERS`."""
-    arguments: Mapping[str, Any]
-    """Keyword arguments of that builder."""
-    training: Training
-    """How it is fine-tuned."""
+from mmbatch.training import EncoderRecipe, HeadRecipe, LateFusionRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

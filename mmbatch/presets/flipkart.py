@@ -36,9 +36,9 @@ MiniLM.
 
 from dataclasses import replace
 
-from mmbatch.presets.base import EncoderRecipe, Preset
+from mmbatch.presets.base import Preset
 from mmbatch.sources import Columns
-from mmbatch.training import HeadRecipe, Training
+from mmbatch.training import EncoderRecipe, HeadRecipe, Training
 
 FLIPKART_SMALL = Preset(
     name="flipkart-small",

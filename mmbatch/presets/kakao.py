@@ -30,9 +30,9 @@ learned from.
 from dataclasses import replace
 
 from mmbatch.metrics import KAKAO_WEIGHTS
-from mmbatch.presets.base import EncoderRecipe, Preset
+from mmbatch.presets.base import Preset
 from mmbatch.sources import Columns
-from mmbatch.training import HeadRecipe, Training
+from mmbatch.training import EncoderRecipe, HeadRecipe, Training
 
 _TEXT = Training(
     epochs=6,

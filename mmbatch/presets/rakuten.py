@@ -34,9 +34,9 @@ photos are joined, and products without a code are predicted. With `catalog_engl
 is the top level category and the code, else the code alone; level 2 learns the codes either way.
 """
 
-from mmbatch.presets.base import EncoderRecipe, Preset
+from mmbatch.presets.base import Preset
 from mmbatch.sources import Columns
-from mmbatch.training import Augmentation, HeadRecipe, LateFusionRecipe, Training
+from mmbatch.training import Augmentation, EncoderRecipe, HeadRecipe, LateFusionRecipe, Training
 
 _TEXT = {"max_length": 256, "separator": " "}
 

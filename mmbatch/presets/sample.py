@@ -3,9 +3,9 @@
 It follows no published system: it is sized so that a laptop without a GPU trains it in a minute or two.
 """
 
-from mmbatch.presets.base import EncoderRecipe, Preset
+from mmbatch.presets.base import Preset
 from mmbatch.sources import Columns
-from mmbatch.training import Augmentation, HeadRecipe, Training
+from mmbatch.training import Augmentation, EncoderRecipe, HeadRecipe, Training
 
 SAMPLE = Preset(
     name="sample",
