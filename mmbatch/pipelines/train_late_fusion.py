@@ -25,6 +25,7 @@ from mmbatch.joined import joined_store
 from mmbatch.models import Model, digest_of, fetch_model, find_model, publish_model, reads_sequences
 from mmbatch.pipelines.boost import BoostTask, boost_here, boost_on_workers
 from mmbatch.pipelines.cluster import run_task, start_ray
+from mmbatch.pipelines.drift import REFERENCE, reference_of
 from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
 from mmbatch.pipelines.late_search import search_recipe
 from mmbatch.pipelines.rows import Labels, training_labels
@@ -192,6 +193,7 @@ def _publish(rows: FeatureRows, predictor: Predictor, head: Model | None, digest
         folder = Path(temporary)
         predictor.save(folder)
         files = sorted(path.name for path in folder.iterdir())
+        (folder / REFERENCE).write_text(reference_of(rows.workspace, rows.encoders).to_json())
         return publish_model(
             rows.workspace, kind="predictor", name=PREDICTOR, folder=folder, identity=files, recipe=digest, card=card
         )
