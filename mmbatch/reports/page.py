@@ -1,11 +1,14 @@
-"""What the HTML pages share: their templates, pictures inside of a page, bars and durations."""
+"""What the HTML pages share: their templates, pictures inside of a page, bars, durations and links."""
 
 import base64
+import posixpath
 from collections.abc import Callable, Mapping
+from urllib.parse import quote
 
 import jinja2
 
 from mmbatch.image_vectors import NPY_MAGIC
+from mmbatch.storage import filesystem_of
 
 
 def page_environment() -> jinja2.Environment:
@@ -43,3 +46,13 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def relative_link(folder_uri: str, file_uri: str | None) -> str | None:
+    """Address of a file in a page that lies in a folder; None where there is no file, or it lies in another store."""
+    if file_uri is None:
+        return None
+    (here, folder), (there, file) = filesystem_of(folder_uri), filesystem_of(file_uri)
+    if here != there or folder.split("/")[0] != file.split("/")[0]:
+        return None
+    return quote(posixpath.relpath(file, folder))
