@@ -3,7 +3,7 @@
 import json
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mmbatch.metrics import ClassScores
 from mmbatch.reports.confidence import Confidence
 from mmbatch.reports.figures import MOST, confusion_png, modalities_png, per_class_png, stress_png, thumbnail_jpeg
-from mmbatch.reports.page import data_uri, no_picture, page_environment
+from mmbatch.reports.page import bars, data_uri, duration, no_picture, page_environment
 from mmbatch.schema import Modality, Split
 from mmbatch.storage import put_files
 
@@ -246,9 +246,9 @@ def _page(evaluation: Evaluation, figures: Mapping[str, bytes]) -> str:
         most=MOST,
         facts={name: _plain(value) for name, value in evaluation.late_fusion.items() if not isinstance(value, Mapping)},
         weights={
-            name: _bars(value, _plain) for name, value in evaluation.late_fusion.items() if isinstance(value, Mapping)
+            name: bars(value, _plain) for name, value in evaluation.late_fusion.items() if isinstance(value, Mapping)
         },
-        timings=_bars(evaluation.timings, _seconds),
+        timings=bars(evaluation.timings, duration),
         figures={name.removesuffix(".png"): data_uri("image/png", png) for name, png in figures.items()},
         galleries=_galleries(evaluation, models),
     )
@@ -306,22 +306,9 @@ def _card(example: Example, members: Iterable[str]) -> dict[str, object]:
     }
 
 
-def _bars(values: Mapping[str, float], text: Callable[[float], str]) -> list[tuple[str, str, float]]:
-    """Name, text and length in 0..1 of each value, as bars that share one scale."""
-    longest = max(map(abs, values.values()), default=0) or 1
-    return [(name, text(value), abs(value) / longest) for name, value in values.items()]
-
-
 def _percent(figure: float) -> str:
     """A figure in 0..1 as percent; a dash where there is none."""
     return "–" if math.isnan(figure) else f"{100 * figure:.2f}"
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _plain(value: object) -> str:

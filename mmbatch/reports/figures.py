@@ -275,13 +275,17 @@ def _compact(count: int) -> str:
     return str(count)
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG bytes; category names are plain text, never formulas."""
+def png_bytes(figure: Figure, *, tight: bool = True) -> bytes:
+    """The figure as PNG bytes, 150 dots per inch; category names are plain text, never formulas.
+
+    `tight` grows the image by what lies outside of the figure; without, the image is as large as the figure.
+    """
     installed = set(fontManager.get_font_names())
     for text in figure.findobj(Text):
         text.set(family=[font for font in FONTS if font in installed], parse_math=False)
     written = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
-        figure.savefig(written, format="png", dpi=150, bbox_inches="tight", pad_inches=0.25, facecolor="white")
+        bounds = "tight" if tight else None
+        figure.savefig(written, format="png", dpi=150, bbox_inches=bounds, pad_inches=0.25, facecolor="white")
     return written.getvalue()
