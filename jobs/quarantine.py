@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jobs._cli import Job, plan, run_job
+from mmbatch.file_writers import ending_of
 from mmbatch.progress import say
-from mmbatch.quarantine_view import Selection, counts, export, export_format, newest, select
+from mmbatch.quarantine_view import Selection, counts, export, newest, select
 from mmbatch.workspace import Workspace, normalise_uri
 
 EXAMPLES = 5
@@ -23,7 +24,7 @@ class Quarantine(Job):
     stage: Literal["ingest", "extract"] | None = None
     """Only entries of this stage."""
     export: str | None = None
-    """Write the entries to this file (.csv, .parquet, .jsonl; local or s3://) instead of listing them."""
+    """Write the entries to this file (.csv, .parquet, .jsonl, .csv.gz, .jsonl.gz; local or s3://), list none."""
     replay: bool = False
     """Read the rejected rows again, as they were last ingested, and encode again what could not be encoded."""
 
@@ -34,7 +35,7 @@ def main(config: Quarantine) -> dict[str, Any]:
     source = None if config.source is None else normalise_uri(config.source)
     selection = Selection(reasons=config.reason, source=source, stage=config.stage)
     if config.export is not None:
-        export_format(config.export)
+        ending_of(config.export, named=f"--export {config.export}")
     entries = select(workspace, selection)
     found: dict[str, Any] = {"entries": entries.num_rows, "counts": counts(entries)}
     if config.dry_run:

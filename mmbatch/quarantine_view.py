@@ -1,21 +1,16 @@
 """What a person sees of quarantine: which entries match, how many of each kind, the newest, all of them as a file."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from mmbatch import schema
-from mmbatch.errors import InputError
+from mmbatch.file_writers import table_file
 from mmbatch.quarantine import quarantine_table
-from mmbatch.storage import filesystem_of
 from mmbatch.workspace import Workspace
 
 EXPORTED = pa.schema([field for field in schema.QUARANTINE if field.name != "bucket"])
@@ -70,53 +65,13 @@ def newest(entries: pa.Table, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def export_format(file: str) -> str:
-    """The ending that says how a file is written; `InputError` when it says nothing."""
-    suffix = PurePosixPath(file).suffix.lower()
-    if suffix not in _WRITERS:
-        raise InputError(f"--export {file}: expected a name that ends in {', '.join(_WRITERS)}")
-    return suffix
-
-
 def export(workspace: Workspace, selection: Selection, file: str) -> int:
-    """Write the entries that match (`EXPORTED`) to a local file or an object, bucket by bucket; returns how many."""
-    write = _WRITERS[export_format(file)]
-    filesystem, path = filesystem_of(file)
+    """Write the entries that match (`EXPORTED`) to a file (`file_writers.table_file`); returns how many."""
     table = quarantine_table(workspace).snapshot()
-    parts = (
-        table.read(EXPORTED.names, buckets=[bucket], filters=selection.expression())
-        for bucket in range(workspace.settings.buckets)
-    )
-    try:
-        with filesystem.open(path, "wb") as sink:
-            return sum(write(sink, parts))
-    except OSError as error:
-        raise InputError(f"--export {file}: cannot be written: {error.strerror or error}") from error
-
-
-def _write_csv(sink: IO[bytes], parts: Iterator[pa.Table]) -> Iterator[int]:
-    with pacsv.CSVWriter(sink, EXPORTED) as writer:
-        for part in parts:
-            writer.write_table(part)
-            yield part.num_rows
-
-
-def _write_parquet(sink: IO[bytes], parts: Iterator[pa.Table]) -> Iterator[int]:
-    with pq.ParquetWriter(sink, EXPORTED) as writer:
-        for part in parts:
-            writer.write_table(part)
-            yield part.num_rows
-
-
-def _write_jsonl(sink: IO[bytes], parts: Iterator[pa.Table]) -> Iterator[int]:
-    for part in parts:
-        for row in part.to_pylist():
-            sink.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        yield part.num_rows
-
-
-_WRITERS: dict[str, Callable[[IO[bytes], Iterator[pa.Table]], Iterator[int]]] = {
-    ".csv": _write_csv,
-    ".parquet": _write_parquet,
-    ".jsonl": _write_jsonl,
-}
+    written = 0
+    with table_file(file, EXPORTED, named=f"--export {file}") as append:
+        for bucket in range(workspace.settings.buckets):
+            rows = table.read(EXPORTED.names, buckets=[bucket], filters=selection.expression())
+            append(rows)
+            written += rows.num_rows
+    return written

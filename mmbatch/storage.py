@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, ParamValidationError
@@ -167,13 +167,41 @@ def create_file(uri: str, content: bytes) -> None:
 
 def replace_file(uri: str, content: bytes) -> None:
     """Write a file over the one that may be there; who is killed leaves the earlier one, or none, as it was."""
-    filesystem, path = filesystem_of(uri)
-    if not is_local(uri):
-        filesystem.pipe_file(path, content)  # an object appears when it is whole
+    if is_local(uri):
+        with replacing(uri) as sink:
+            sink.write(content)
         return
-    aside = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}")
+    filesystem, path = filesystem_of(uri)
+    filesystem.pipe_file(path, content)  # an object appears when it is whole
+
+
+@contextmanager
+def replacing(uri: str) -> Iterator[IO[bytes]]:
+    """Open a file to write that takes the place of the one that may be there when the block ends.
+
+    A block that fails, or is killed, leaves the earlier one, or none, as it was.
+    """
+    filesystem, path = filesystem_of(uri)
+    if is_local(uri):
+        with _replacing_local(Path(path)) as sink:
+            yield sink
+        return
+    sink = filesystem.open(path, "wb", autocommit=False)  # in parts, which `commit` makes an object
     try:
-        aside.write_bytes(content)
+        with sink:
+            yield sink
+    except BaseException:
+        sink.discard()
+        raise
+    sink.commit()
+
+
+@contextmanager
+def _replacing_local(path: Path) -> Iterator[IO[bytes]]:
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with aside.open("wb") as sink:
+            yield sink
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

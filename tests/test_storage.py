@@ -20,6 +20,7 @@ from mmbatch.storage import (
     probe_conditional_put,
     put_files,
     replace_file,
+    replacing,
     storage_error,
     storage_errors,
 )
@@ -75,20 +76,19 @@ def test_a_local_file_is_created_once(tmp_path: Path) -> None:
     probe_conditional_put(str(tmp_path))
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     file = tmp_path / "f"
     replace_file(str(file), b"1")
     replace_file(str(file), b"2")
     assert file.read_bytes() == b"2"
 
-    def full(path: Path, content: bytes) -> None:
-        with path.open("wb") as file:
-            file.write(content[:1])
-        raise OSError(28, "No space left on device")
+    def fill_the_disk() -> None:
+        with replacing(str(file)) as sink:
+            sink.write(b"t")
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        replace_file(str(file), b"three")
+        fill_the_disk()
     assert file.read_bytes() == b"2"
     assert list(tmp_path.iterdir()) == [file]
 

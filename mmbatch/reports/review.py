@@ -9,21 +9,17 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
+from mmbatch.file_writers import table_file
 from mmbatch.reports.figures import MOST, thumbnail_jpeg
 from mmbatch.reports.page import data_uri, no_picture, page_environment
-from mmbatch.reports.plain_tables import FORMULA
 from mmbatch.review import QUEUE, REASONS, Reason, Tally
-from mmbatch.storage import filesystem_of, make_folder, put_files
+from mmbatch.storage import make_folder, put_files
 
 CSV_FILE, PAGE_FILE = "review.csv", "review.html"
 
 CSV = pa.schema([field.with_type(pa.string()) if field.name == "reasons" else field for field in QUEUE])
 """Columns of the CSV file: those of the queue, the reasons joined by "; "."""
-
-_FORMULA = "^([" + "".join(FORMULA).replace("-", "\\-") + "])"
-"""`FORMULA` as a pattern."""
 
 NAMES: Mapping[Reason, tuple[str, str]] = {
     "suspected_label": ("suspected label", "The given label is probably wrong."),
@@ -76,14 +72,10 @@ def picture_of(image: bytes | None) -> Picture:
 
 @contextmanager
 def csv_file(uri: str) -> Iterator[Callable[[pa.Table], None]]:
-    """Open a CSV file, UTF-8 with a header, local or in an object store, to which rows of the queue are appended.
-
-    A cell that a spreadsheet could take for a formula gets an apostrophe in front of it.
-    """
-    filesystem, path = filesystem_of(uri)
+    """Open a CSV file (`file_writers.table_file`), in a folder that is made; rows of the queue are appended to it."""
     make_folder(uri.rpartition("/")[0])
-    with filesystem.open(path, "wb") as sink, pacsv.CSVWriter(sink, CSV) as writer:
-        yield lambda rows: writer.write_table(_plain(rows))
+    with table_file(uri, CSV, named=uri) as append:
+        yield lambda rows: append(_plain(rows))
 
 
 def write_page(folder_uri: str, page: ReviewPage) -> str:
@@ -94,9 +86,6 @@ def write_page(folder_uri: str, page: ReviewPage) -> str:
 def _plain(rows: pa.Table) -> pa.Table:
     columns = {name: rows[name] for name in CSV.names}
     columns["reasons"] = pc.binary_join(rows["reasons"], "; ")
-    for field in CSV:
-        if pa.types.is_string(field.type):
-            columns[field.name] = pc.replace_substring_regex(columns[field.name], _FORMULA, r"'\1")
     return pa.table(columns, schema=CSV)
 
 
