@@ -48,10 +48,10 @@ def pss_bytes(process: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
 
 
-def measure(command: Sequence[str], *, stdout: IO[str] | None = None) -> Footprint:
-    """Run a command to its end; its output goes to `stdout`, this process's own by default."""
+def measure(command: Sequence[str], *, stdout: IO[str] | None = None, stderr: IO[str] | None = None) -> Footprint:
+    """Run a command to its end; its output goes to `stdout` and `stderr`, this process's own by default."""
     started, peak = time.monotonic(), 0
-    with subprocess.Popen(command, stdout=stdout) as process:
+    with subprocess.Popen(command, stdout=stdout, stderr=stderr) as process:
         while process.returncode is None:
             peak = max(peak, sum(map(pss_bytes, descendants(process.pid))))
             try:

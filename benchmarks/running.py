@@ -1,13 +1,17 @@
 """What the benchmarks of mmbatch share: jobs as processes, stored encoders, files on disk."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from benchmarks.footprint import measure
 from mmbatch.encoders import Encoder
@@ -20,22 +24,44 @@ class Finished(NamedTuple):
     """A job that ended well."""
 
     counts: dict[str, Any]
-    """Of its ledger entry."""
+    """Of its ledger entry; of a training job, what it says of the model."""
     seconds: float
     """Of the whole process, its start included."""
     peak_bytes: int
     """PSS of the process and all that it started; see `benchmarks.footprint`."""
+    lines: list[tuple[float, str]]
+    """What it said on stderr, each line with the clock (`time.monotonic`) when it came."""
 
 
 def run_job(name: str, workspace: str, *flags: str) -> Finished:
     """Run `jobs.NAME` as a process; `CalledProcessError` when it fails."""
     command = [sys.executable, "-m", f"jobs.{name}", "--workspace", workspace, *flags, "--json"]
-    with tempfile.TemporaryFile("w+") as output:
-        found = measure(command, stdout=output)
+    with tempfile.TemporaryFile("w+") as output, _lines() as (stderr, lines):
+        found = measure(command, stdout=output, stderr=stderr)
         if found.returncode:
             raise subprocess.CalledProcessError(found.returncode, command)
         output.seek(0)
-        return Finished(json.load(output)["counts"], found.seconds, found.peak_bytes)
+        said = json.load(output)
+        return Finished(said.get("counts", said), found.seconds, found.peak_bytes, lines)
+
+
+@contextmanager
+def _lines() -> Iterator[tuple[IO[str], list[tuple[float, str]]]]:
+    """A pipe, and what is written into it line by line as it comes, passed on to stderr."""
+    reading, writing = os.pipe()
+    lines: list[tuple[float, str]] = []
+
+    def collect() -> None:
+        with open(reading, encoding="utf-8", errors="replace") as source:
+            for line in source:
+                lines.append((time.monotonic(), line.rstrip("\n")))
+                sys.stderr.write(line)
+
+    collector = threading.Thread(target=collect, daemon=True)
+    collector.start()
+    with open(writing, "w", encoding="utf-8") as target:
+        yield target, lines
+    collector.join(10)
 
 
 def new_workspace(folder: Path, *, preset: str, rows: int) -> Workspace:
