@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs._cli import Job, plan, run_job
+from mmbatch.catalog import Catalog
 from mmbatch.models import newest_encoders, sequence_heads
 from mmbatch.workspace import Workspace
 
@@ -27,7 +28,7 @@ def main(config: ExtractFeatures) -> dict[str, Any]:
     if config.dry_run:
         encoders = newest_encoders(workspace)
         heads = {head.id: stale_joined(workspace, head) for head in sequence_heads(workspace, encoders)}
-        return plan(config, stale=stale_counts(workspace, encoders) | heads)
+        return plan(config, stale=stale_counts(Catalog(workspace=workspace).pinned(), encoders) | heads)
     with workspace.writing("extract_features", wait_s=config.wait) as workspace:
         encoders = newest_encoders(workspace)
         done = extract(workspace, encoders)

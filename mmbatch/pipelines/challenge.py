@@ -2,23 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
-from mmbatch.pipelines.retrain import compare, train_challenger
+from typing import Any
 
 from mmbatch.models import Model
+from mmbatch.pipelines.retrain import Retrained, compare, train_challenger
 from mmbatch.presets import Preset
-from mmbatch.progress import say
 from mmbatch.workspace import Workspace
-
-What = Literal["head", "late-fusion", "encoder"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retraining:
     """What a challenger is trained of."""
 
-    what: What
+    what: Retrained
     """It, and everything above it."""
     preset: Preset
     weights: str | None
@@ -44,10 +40,7 @@ def try_challenger(workspace: Workspace, wanted: Retraining, *, champion: Model)
         why = "nothing that it is trained on has changed: the champion came out again"
         return Trial(winner=champion, facts=names | {"promoted": False, "why": why, "golden": None})
     found = compare(workspace, champion, challenger)
-    interval = f"{found.after - found.before:+.4f}, 95 % from {found.low:+.4f} to {found.high:+.4f}"
-    verdict = "better beyond noise" if found.better else "not better beyond noise"
-    why = f"macro-F1 on {found.rows:,} golden rows {found.before:.4f} -> {found.after:.4f} ({interval}): {verdict}"
-    say(f"challenger {challenger.id}: {why}")
+    why = f"{found.describe()}: {'better' if found.better else 'not better'} beyond noise"
     return Trial(
         winner=challenger if found.better else champion,
         facts=names | {"promoted": found.better, "why": why, "golden": asdict(found)},

@@ -73,8 +73,9 @@ class _Plan:
         return sum(counts[outcome] for counts in self.counts.values())
 
 
-def _plan(workspace: Workspace, models: Sequence[Model], *, labelled_only: bool = False) -> _Plan:
-    catalog = Catalog(workspace=workspace).pinned()
+def _plan(catalog: Catalog, models: Sequence[Model], *, labelled_only: bool = False) -> _Plan:
+    """Of a pinned catalog."""
+    workspace = catalog.workspace
     assert catalog.at is not None
     by_modality = {name: [model for model in models if model.card["modality"] == name] for name in MODALITIES}
     by_modality = {name: found for name, found in by_modality.items() if found}
@@ -89,9 +90,9 @@ def _plan(workspace: Workspace, models: Sequence[Model], *, labelled_only: bool 
     return _Plan(catalog, by_modality, stores, of, found)
 
 
-def stale_counts(workspace: Workspace, models: Sequence[Model]) -> dict[str, dict[str, int]]:
-    """Per encoder, contents to compute and products to give a stored vector: by keys and hashes alone."""
-    counts = _plan(workspace, models).counts
+def stale_counts(catalog: Catalog, models: Sequence[Model]) -> dict[str, dict[str, int]]:
+    """Per encoder, contents of a pinned catalog to compute and products to give a stored vector: by hashes alone."""
+    counts = _plan(catalog, models).counts
     return {name: {"compute": count["compute"], "reuse": count["copy"]} for name, count in counts.items()}
 
 
@@ -107,7 +108,7 @@ def extract(workspace: Workspace, models: Sequence[Model], *, labelled_only: boo
     """
     settings = {"encoders": sorted(model.id for model in models), "labelled_only": labelled_only}
     run = Run(workspace=workspace, job="extract_features", settings=settings)
-    plan = _plan(workspace, models, labelled_only=labelled_only)
+    plan = _plan(Catalog(workspace=workspace).pinned(), models, labelled_only=labelled_only)
     if not plan.total("compute") and not plan.total("copy"):
         say(f"extract    every {'labelled ' if labelled_only else ''}product has its features")
         if not labelled_only:

@@ -1,19 +1,17 @@
 """What the gate judges: the staged predictions measured against the published ones."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from mmbatch.gate import Measured
-from mmbatch.golden import Difference, difference
-from mmbatch.pipelines.drift import catalog_drift
 
 from mmbatch.catalog import Catalog
 from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.fusion.taxonomy_edits import shown
+from mmbatch.gate import Measured
+from mmbatch.golden import Difference, difference
 from mmbatch.models import Model
+from mmbatch.pipelines.drift import catalog_drift
 from mmbatch.pipelines.publish import Candidate, quarantined
 from mmbatch.predictions import Predictions
 from mmbatch.predictor import stored_categories
@@ -67,33 +65,26 @@ def _decisions(history: TaxonomyHistory, model: Model) -> set[str]:
     return {shown(path) for path in history.version_of(Taxonomy(stored_categories(model))).decisions if path}
 
 
-class _Golden(NamedTuple):
-    gold: list[str]
-    before: list[str | None]
-    after: list[str | None]
-
-
 def golden_difference(workspace: Workspace, new: Candidate, history: TaxonomyHistory) -> Difference | None:
     """Macro-F1 of the golden rows as published and as staged; None where none has a prediction before and after.
 
     Labels and predictions are compared by the names that the tree has for them now; a golden row whose category was
     removed or split is left out.
     """
-    found = _Golden([], [], [])
-    published = Predictions(workspace=workspace).table.snapshot()
-    for bucket in range(workspace.settings.buckets):
-        part = _golden_rows(Catalog(workspace=workspace), bucket, published, new.added, history)
-        for held, more in zip(found, part, strict=True):
-            held.extend(more)
-    if not found.gold:
+    published, catalog = Predictions(workspace=workspace).table.snapshot(), Catalog(workspace=workspace)
+    buckets = range(workspace.settings.buckets)
+    parts = [_golden_rows(catalog, bucket, published, new.added, history) for bucket in buckets]
+    rows = pa.concat_tables(parts).to_pandas().fillna("")
+    if not len(rows):
         return None
-    gold, before, after = (np.array([name or "" for name in names]) for names in found)
+    gold, before, after = (rows[name].to_numpy() for name in ("gold", "before", "after"))
     return difference(gold, before, after, seed=workspace.settings.seed)
 
 
 def _golden_rows(
     catalog: Catalog, bucket: int, published: Snapshot, added: Iterable[FileEntry], history: TaxonomyHistory
-) -> _Golden:
+) -> pa.Table:
+    """Categories of the golden rows of a bucket: `gold`, `before` and `after`."""
     ids = catalog.splits.read(["product_id"], buckets=[bucket], filters=pc.field("split") == "golden")["product_id"]
     labels = catalog.labels([bucket])
     labels = labels.filter(pc.is_in(labels["product_id"], value_set=ids.combine_chunks()))
@@ -103,7 +94,7 @@ def _golden_rows(
     gold = _now(labels["category"], history)
     before, after = (_now(_categories(labels["product_id"], rows), history) for rows in sides)
     keep = pc.and_(gold.is_valid(), pc.and_(*(_known(labels["product_id"], rows) for rows in sides)))
-    return _Golden(*(names.filter(keep).to_pylist() for names in (gold, before, after)))
+    return pa.table({"gold": gold, "before": before, "after": after}).filter(keep)
 
 
 def _known(ids: pa.ChunkedArray, rows: pa.Table) -> pa.Array:

@@ -25,9 +25,9 @@ def plan_night(
     """Plan one night.
 
     Returns:
-        `catalog`: rows of the source by outcome, products `new`, `removed`, edited by field, `moved` (of another label).
+        `catalog`: rows of the source by outcome, products `new`, `removed`, edited by field, `moved` (another label).
         `encode`: per encoder, contents to `compute`, and products to `reuse` a stored vector for.
-        `predict`: products whose prediction would be made (`predicted`), `unchanged` or `removed` in what is published.
+        `predict`: products to be `predicted`, and published ones that are `unchanged` or to be `removed`.
         `estimate`: seconds by stage, by the rates of earlier runs (None: there was none), their sum, and the cost.
     """
     model = chosen_predictor(workspace, predictor)

@@ -5,8 +5,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from mmbatch.catalog import Catalog
 from mmbatch.gate import Rule
 from mmbatch.golden import Difference
+from mmbatch.predictions import Predictions
+from mmbatch.progress import say
 from mmbatch.reports.night import (
     PAGE_FILE,
     CategoryCount,
@@ -17,10 +21,6 @@ from mmbatch.reports.night import (
     write_index,
     write_night,
 )
-
-from mmbatch.catalog import Catalog
-from mmbatch.predictions import Predictions
-from mmbatch.progress import say
 from mmbatch.runs import finished_runs, last_run
 from mmbatch.storage import filesystem_of
 from mmbatch.workspace import Workspace

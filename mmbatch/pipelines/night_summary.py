@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from mmbatch.gate import Measured, Rule
 
 from mmbatch.changes import REASONS, Changes
+from mmbatch.gate import Measured, Rule
 from mmbatch.pipelines.publish import Candidate
 from mmbatch.workspace import Workspace
 

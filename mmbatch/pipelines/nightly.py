@@ -10,12 +10,10 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mmbatch.gate import Gate, judge
-from mmbatch.pipelines.retrain import published_predictor
-
 from mmbatch.errors import RefusedToPublishError
+from mmbatch.gate import Gate, judge
 from mmbatch.image_access import ImageAccess
-from mmbatch.models import Model, newest_predictor, open_model, reads_sequences
+from mmbatch.models import Model, newest_predictor, open_model, published_predictor, reads_sequences
 from mmbatch.pipelines.challenge import Retraining, try_challenger
 from mmbatch.pipelines.extract import extract
 from mmbatch.pipelines.extract_joined import extract_joined
@@ -115,12 +113,10 @@ def nightly(
     )
     night.facts["ingest"] = ingest(workspace, **feed.arguments())["counts"]
     night.lap("ingest")
-    if retrain is not None:
-        trial = try_challenger(workspace, retrain, champion=night.chosen)
-        night.chosen, night.facts["trial"] = trial.winner, trial.facts
-        night.lap("retrain")
     night.facts["extract"] = _extract(workspace, night.chosen)
     night.lap("extract")
+    if retrain is not None:
+        _challenge(workspace, night, retrain)
     entry = _predict(workspace, night)
     write_reports(workspace)
     if entry["counts"]["state"] == "refused":
@@ -136,6 +132,17 @@ def chosen_predictor(workspace: Workspace, predictor: str | None) -> Model:
     if champion is not None and champion.id != newest.id:
         say(f"night      with the published predictor; {newest.id} is newer: --predictor takes it")
     return champion or newest
+
+
+def _challenge(workspace: Workspace, night: _Night, retrain: Retraining) -> None:
+    """Let a challenger predict tonight if it wins; of new encoders, the features of all products are computed then."""
+    trial = try_challenger(workspace, retrain, champion=night.chosen)
+    night.facts["trial"] = trial.facts
+    night.lap("retrain")
+    if trial.winner.id != night.chosen.id:
+        night.chosen = trial.winner
+        night.facts["extract"] = _extract(workspace, trial.winner)
+        night.lap("extract for the challenger")
 
 
 def _extract(workspace: Workspace, predictor: Model) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_an_edited_title_encodes_that_text_and_no_image_and_nothing_changed_writ
     extract(workspace, models)
     edited = [row | {"title": "a new title"} if row["id"] in ("p003", "p004", "p005") else row for row in rows]
     store_products(workspace, edited)
-    assert stale_counts(workspace, models)[models[1].id] == {"compute": 0, "reuse": 0}
+    assert stale_counts(Catalog(workspace=workspace).pinned(), models)[models[1].id] == {"compute": 0, "reuse": 0}
     ledger = extract(workspace, models)
     assert (counts(ledger, "text")["computed"], counts(ledger, "text")["reused"]) == (1, 2)
     assert counts(ledger, "image")["unchanged"] == counts(ledger, "image")["products"]
