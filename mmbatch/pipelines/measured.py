@@ -74,7 +74,7 @@ def golden_difference(workspace: Workspace, new: Candidate, history: TaxonomyHis
     published, catalog = Predictions(workspace=workspace).table.snapshot(), Catalog(workspace=workspace)
     buckets = range(workspace.settings.buckets)
     parts = [_golden_rows(catalog, bucket, published, new.added, history) for bucket in buckets]
-    rows = pa.concat_tables(parts).to_pandas().fillna("")
+    rows = pa.concat_tables(parts).to_pandas()
     if not len(rows):
         return None
     gold, before, after = (rows[name].to_numpy() for name in ("gold", "before", "after"))
