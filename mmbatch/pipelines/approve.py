@@ -3,6 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+
+from mmbatch.changes import Changes
 from mmbatch.errors import InputError
 from mmbatch.pipelines.cluster import remove_folder
 from mmbatch.pipelines.night_report import JOB, write_reports
@@ -10,6 +13,7 @@ from mmbatch.pipelines.publish import publish, require_files, settle
 from mmbatch.predictions import Predictions, Publication
 from mmbatch.progress import say
 from mmbatch.runs import Run, finished_runs
+from mmbatch.tables import FileEntry, Table
 from mmbatch.workspace import Workspace
 
 
@@ -37,6 +41,7 @@ def approve(workspace: Workspace, run_id: str) -> dict[str, Any]:
             " (a night waits until something else is published)"
         )
     require_files(predictions.table, found.added)
+    require_files(Changes(workspace=workspace).table, found.changes)
     entry = publish(workspace, _approved(workspace, found))
     remove_folder(predictions.staged(run_id).uri)
     write_reports(workspace)
@@ -44,9 +49,17 @@ def approve(workspace: Workspace, run_id: str) -> dict[str, Any]:
 
 
 def _approved(workspace: Workspace, refused: Publication) -> Publication:
-    """The publication with a ledger entry of its own."""
+    """The publication with a ledger entry of its own, which the changes name: they are published now, not then."""
     night = next(entry for entry in finished_runs(workspace, JOB) if entry["run_id"] == refused.run_id)
     run = Run(workspace=workspace, job=JOB, settings=night["settings"] | {"approve": refused.run_id})
     counts = night["counts"] | {"state": "approved"}
     versions = night["versions"] | {"predictions": counts["published"]["version"]}
-    return replace(refused, entry=run.entry(counts, versions), refused=False)
+    changes = tuple(_renamed(Changes(workspace=workspace).table, file, run.run_id) for file in refused.changes)
+    return replace(refused, entry=run.entry(counts, versions), changes=changes, refused=False)
+
+
+def _renamed(table: Table, file: FileEntry, run_id: str) -> FileEntry:
+    rows = table.read_files([file])
+    place = rows.schema.get_field_index("run_id")
+    rows = rows.set_column(place, "run_id", pa.repeat(run_id, rows.num_rows))
+    return table.write_file(rows, bucket=file.bucket)
