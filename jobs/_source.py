@@ -10,7 +10,7 @@ from mmbatch.presets import Preset, preset_named
 from mmbatch.presets.rakuten import RAKUTEN2020
 from mmbatch.source_rakuten import combine
 from mmbatch.source_rakuten_files import find_challenge
-from mmbatch.sources import Columns, list_files, plan_units, source_folder
+from mmbatch.sources import Columns, check_kind, list_files, plan_units, source_folder
 from mmbatch.storage import filesystem_of
 from mmbatch.workspace import Settings, Workspace, buckets_for, normalise_uri
 
@@ -31,7 +31,8 @@ class SourceJob(Job):
     columns: tuple[str, ...] = ()
     """Columns of the source as role=column, such as id=sku title=name description=text image=photo label=top,leaf,
     and label_separator=" > " where one column holds the whole path; image_vector=COLUMN in place of image where the
-    source holds vectors of its images, as lists of numbers. Default: the preset's."""
+    source holds vectors of its images, as lists of numbers; operation=COLUMN where the source is a feed of changes,
+    whose rows say insert, update or delete. Default: the preset's."""
     images_from: tuple[str, ...] = ()
     """Where images may be read from: folders, s3://bucket/prefix, https://host[/prefix]. Default: the source's own
     folder, which always is one of them."""
@@ -39,6 +40,12 @@ class SourceJob(Job):
     """Depth of the category path to learn, 1 is the root's children; fixed with the workspace. Default: the preset's"""
     seed: int | None = None
     """Seed of splits and training; fixed with the workspace. Default 0."""
+    snapshot: bool = False
+    """The source names the whole catalog: products that it does not name are removed."""
+    allow_removals: bool = False
+    """Remove products even if that are more than half of the catalog, or the snapshot has no usable row."""
+    allow_older: bool = False
+    """Ingest a snapshot or feed even if it was last modified before the last one that was ingested."""
 
 
 class Source(NamedTuple):
@@ -63,6 +70,7 @@ def check_source(flags: SourceJob, uri: str) -> Source:
     if preset is RAKUTEN2020 and not flags.columns and (challenge := find_challenge(uri)):
         access = access.beside(challenge.folder)
         uri = combine(challenge, f"{normalise_uri(flags.workspace)}/source")
+    check_kind(columns, snapshot=flags.snapshot)
     files = list_files(uri)
     units = plan_units(files, columns)
     rows = sum(_size(unit.file) // BYTES_PER_ROW + 1 if unit.rows is None else unit.rows for unit in units)

@@ -12,9 +12,6 @@ from mmbatch.errors import InputError
 class Ingest(SourceJob):
     """Bring the products of raw files into the catalog, and what cannot be used into quarantine, with a reason."""
 
-    snapshot: bool = False
-    """The source names the whole catalog: products that it does not name are removed."""
-
 
 def main(config: Ingest) -> dict[str, Any]:
     """Ingest one source."""
@@ -34,6 +31,8 @@ def main(config: Ingest) -> dict[str, Any]:
             columns=source.columns,
             access=source.images_from,
             snapshot=config.snapshot,
+            allow_removals=config.allow_removals,
+            allow_older=config.allow_older,
         )
 
 

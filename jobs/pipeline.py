@@ -24,8 +24,6 @@ class Pipeline(SourceJob, TrainingJob):
     heads: str | None = None
     """Kinds of fusion head to try, such as addition,concatenation,cross-attention; the best on the fusion rows is kept.
     Default: the preset's."""
-    snapshot: bool = False
-    """The source names the whole catalog: products that it does not name are removed."""
 
 
 def main(config: Pipeline) -> dict[str, Any]:
@@ -46,6 +44,8 @@ def main(config: Pipeline) -> dict[str, Any]:
             columns=source.columns,
             access=source.images_from,
             snapshot=config.snapshot,
+            allow_removals=config.allow_removals,
+            allow_older=config.allow_older,
         )
         stages = {"ingest": done}
         return stages | run_stages(workspace, preset, weights=weights_folder(config))

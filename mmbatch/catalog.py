@@ -32,13 +32,18 @@ STAGED = pa.schema(
         ("text_hash", pa.string()),
         ("title_hash", pa.int64()),
         ("description_hash", pa.int64()),
-        ("image_hash", pa.string()),
         ("source", pa.string()),
         ("unit", pa.int64()),
         ("bucket", pa.int32()),
     ]
 )
 """A checked source row on its way into the catalog; `(unit, position)` orders the rows of one source."""
+
+WEB_ADDRESS = "(?i)^https?://"
+"""Pattern of an image's URI whose bytes are stored, as the web cannot be asked again and again."""
+
+FIELDS = {"title": "title_hash", "description": "description_hash", "image": "image_hash", "label": "label"}
+"""What of a product can be edited -> the column that tells."""
 
 
 _IMAGE_CONTENT = pa.schema(
@@ -175,13 +180,13 @@ def stage(rows: pa.Table, *, source: str, unit: int, buckets: int) -> pa.Table:
     missing = pc.and_(pc.is_null(rows["title"]), pc.is_null(rows["description"]))
     texts = [digest(text.encode()) for text in joined.to_pylist()]
     images = [None if image is None else digest(image) for image in rows["image"].to_pylist()]
-    stays_there = pc.fill_null(pc.invert(pc.match_substring_regex(rows["image_uri"], "(?i)^https?://")), False)
+    stays_there = pc.fill_null(pc.invert(pc.match_substring_regex(rows["image_uri"], WEB_ADDRESS)), False)
     columns = {name: rows[name] for name in schema.SOURCE.names} | {
         "image": pc.if_else(stays_there, pa.scalar(None, pa.binary()), rows["image"]),
         "text_hash": pc.if_else(missing, pa.scalar(None, pa.string()), pa.array(texts, pa.string())),
         "title_hash": text_keys(rows["title"]),
         "description_hash": text_keys(rows["description"]),
-        "image_hash": pa.array(images, pa.string()),
+        "image_hash": pc.coalesce(pa.array(images, pa.string()), rows["image_hash"]),
         "source": pa.repeat(source, rows.num_rows),
         "unit": pa.repeat(unit, rows.num_rows),
         "bucket": bucket_of(rows["product_id"], buckets),
@@ -195,45 +200,73 @@ class Merged(NamedTuple):
     rows: pa.Table
     """The whole bucket, `schema.CATALOG`, by product id; the current rows unchanged when nothing is new."""
     duplicates: pa.Table
-    """Staged rows whose id came earlier in the same source, `STAGED`."""
+    """Staged rows that do not count, as another row of the source has their id: `STAGED`, and `differing`, the names of
+    the `FIELDS` in which that row is another one, joined by commas."""
+    added: pa.Array
+    """Ids of products that were not there, ascending."""
     removed: pa.Array
-    """Ids of products that are not in `rows` any more."""
-    new: int
+    """Ids of products that are not in `rows` any more, ascending."""
     edited: int
+    edited_fields: dict[str, int]
+    """Field -> edited products in which it differs; of one that only moved its image, none does."""
     unchanged: int
+    deleted: int
+    """Products removed because their rows say so."""
+    deleted_unknown: int
+    """Rows that delete a product which was not there."""
+
+    @property
+    def new(self) -> int:
+        """Products that were not there."""
+        return len(self.added)
 
 
-def merge(current: pa.Table, staged: pa.Table, *, refused: pa.Array | None = None) -> Merged:
-    """Merge the staged rows of one bucket into its current rows: the first row of an id counts, others are duplicates.
+def merge(current: pa.Table, staged: pa.Table, *, refused: pa.Array | None = None, last: bool = False) -> Merged:
+    """Merge the staged rows of one bucket into its current rows: the first row of an id counts, or else the `last`.
 
-    A product that the source does not name stays as it is. With `refused`, the source names the whole catalog: a
-    product with neither a staged row nor its id in `refused`, whose rows could not be used, is removed.
+    A product that the source does not name stays as it is, and one that its row deletes is removed. With `refused`, the
+    source names the whole catalog: a product with neither a staged row nor its id in `refused`, whose rows could not be
+    used, is removed.
     """
-    staged = staged.sort_by([("product_id", "ascending"), ("unit", "ascending"), ("position", "ascending")])
-    ids = staged["product_id"].to_numpy(zero_copy_only=False)
-    first = np.ones(len(ids), bool)
-    first[1:] = ids[1:] != ids[:-1]
-    incoming = staged.filter(pa.array(first)).select(schema.CATALOG.names)
-    gone = _unnamed(current, incoming, refused)
+    chosen, duplicates = _chosen(staged, last=last)
+    deleted = chosen.filter(chosen["deleted"])["product_id"].combine_chunks()
+    incoming = chosen.filter(pc.invert(chosen["deleted"]))
+    gone_now = pc.is_in(current["product_id"], value_set=deleted)
+    gone = pc.or_(gone_now, _unnamed(current, chosen, refused))
     kept = current.filter(pc.invert(gone))
     place = pc.index_in(incoming["product_id"], value_set=kept["product_id"].combine_chunks())
     known = pc.is_valid(place)
-    before = kept.take(pc.drop_null(place)).select(_COMPARED)
-    after = incoming.filter(known)
-    changed = _differ(before, after.select(_COMPARED))
-    touched = pc.is_in(kept["product_id"], value_set=after.filter(changed)["product_id"].combine_chunks())
-    fresh = incoming.filter(pc.invert(known))
-    rows = pa.concat_tables([kept.filter(pc.invert(touched)), after.filter(changed), fresh])
-    edited = int(pc.sum(changed).as_py() or 0)
+    before, after = kept.take(pc.drop_null(place)), incoming.filter(known).select(schema.CATALOG.names)
+    changed = _differ(before, after, _COMPARED)
+    was, edited = before.filter(changed), after.filter(changed)
+    touched = pc.is_in(kept["product_id"], value_set=edited["product_id"].combine_chunks())
+    fresh = incoming.filter(pc.invert(known)).select(schema.CATALOG.names)
     removed = current.filter(gone)["product_id"].combine_chunks()
+    rows = pa.concat_tables([kept.filter(pc.invert(touched)), edited, fresh])
     return Merged(
-        rows=rows.sort_by("product_id") if edited or fresh.num_rows or len(removed) else current,
-        duplicates=staged.filter(pa.array(~first)),
+        rows=rows.sort_by("product_id") if edited.num_rows or fresh.num_rows or len(removed) else current,
+        duplicates=duplicates,
+        added=fresh["product_id"].combine_chunks(),
         removed=removed,
-        new=fresh.num_rows,
-        edited=edited,
-        unchanged=after.num_rows - edited,
+        edited=edited.num_rows,
+        edited_fields={field: _count(_differ(was, edited, [column])) for field, column in FIELDS.items()},
+        unchanged=after.num_rows - edited.num_rows,
+        deleted=_count(gone_now),
+        deleted_unknown=len(deleted) - _count(gone_now),
     )
+
+
+def _chosen(staged: pa.Table, *, last: bool) -> tuple[pa.Table, pa.Table]:
+    """The one row of each id that counts, by product id, and the others, with the fields in which they differ."""
+    staged = staged.sort_by([("product_id", "ascending"), ("unit", "ascending"), ("position", "ascending")])
+    ids = staged["product_id"].to_numpy(zero_copy_only=False)
+    counts = np.ones(len(ids), bool)
+    counts[slice(None, -1) if last else slice(1, None)] = ids[1:] != ids[:-1]
+    chosen, others = staged.filter(pa.array(counts)), staged.filter(pa.array(~counts))
+    same = chosen.take(pc.index_in(others["product_id"], value_set=chosen["product_id"].combine_chunks()))
+    names = [pc.if_else(_differ(same, others, [column]), f", {field}", "") for field, column in FIELDS.items()]
+    differing = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*names, ""), start=len(", "))
+    return chosen, others.append_column("differing", differing)
 
 
 def _unnamed(current: pa.Table, incoming: pa.Table, refused: pa.Array | None) -> pa.ChunkedArray:
@@ -247,13 +280,19 @@ def _unnamed(current: pa.Table, incoming: pa.Table, refused: pa.Array | None) ->
 _COMPARED = ["text_hash", "image_hash", "image_uri", "label"]
 
 
-def _differ(before: pa.Table, after: pa.Table) -> pa.Array:
-    """Row by row, whether anything but the source's name differs; null equals null."""
-    return pa.array(_fingerprints(before) != _fingerprints(after), pa.bool_())
+def _differ(before: pa.Table, after: pa.Table, columns: Sequence[str]) -> pa.Array:
+    """Row by row, whether any of these columns differs; null equals null."""
+    return pa.array(_fingerprints(before.select(columns)) != _fingerprints(after.select(columns)), pa.bool_())
 
 
 def _fingerprints(rows: pa.Table) -> np.ndarray:
-    label = pc.binary_join(rows["label"], "\x1f")
-    columns: Sequence[pa.ChunkedArray] = [label if name == "label" else rows[name] for name in rows.column_names]
+    columns = [
+        pc.binary_join(rows[name], "\x1f") if name == "label" else rows[name].cast(pa.string())
+        for name in rows.column_names
+    ]
     joined = pc.binary_join_element_wise(*columns, "\x1e", null_handling="replace", null_replacement="\x00")
     return np.asarray(joined.to_numpy(zero_copy_only=False), dtype=object)
+
+
+def _count(mask: pa.Array | pa.ChunkedArray) -> int:
+    return int(pc.sum(mask).as_py() or 0)

@@ -24,6 +24,9 @@ class Scope:
     """URIs of files that are read whole."""
     snapshot: bool = False
     """The files name the whole catalog: a row of any other file, and a product they do not name, is gone."""
+    feed: bool = False
+    """The files are a feed of changes, in order: of the rows of one id the last counts, and earlier ones are settled by
+    it."""
     rows: pa.Table | None = None
     """Ingest-stage entries (`schema.QUARANTINE`) whose rows, and no others, are read again; then `files` is empty."""
 

@@ -30,6 +30,8 @@ SOURCE = pa.schema(
         ("image", pa.binary()),  # encoded file (JPEG, PNG, WebP, GIF, BMP); null: none
         ("image_uri", pa.string()),  # where `image` was read from; null: the bytes came inside the source
         ("label", pa.list_(pa.string())),  # category path, root first; null: not labelled
+        ("image_hash", pa.string()),  # of an image that is stored and was not fetched again; null: of `image`, or none
+        ("deleted", pa.bool_()),  # the row of a feed says that the product is gone: it has an id and nothing else
         ("position", pa.int64()),  # row number in its source file, from 0
     ]
 )

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeVar, cast
 
@@ -64,6 +65,11 @@ def list_files(source: str) -> list[str]:
 def fingerprint_files(files: Sequence[str]) -> str:
     """SHA-256, hex, of every file's URI, size and content tag (object store) or modification time."""
     return hashlib.sha256(json.dumps(each_file(_identity, sorted(files))).encode()).hexdigest()
+
+
+def newest_change(files: Sequence[str]) -> datetime | None:
+    """When the last of these files was modified, UTC; None where their file system does not say."""
+    return max((time for time in each_file(_modified, files) if time is not None), default=None)
 
 
 def format_of(uri: str) -> str | None:
@@ -136,3 +142,13 @@ def _identity(uri: str) -> list[str]:
         info = filesystem.info(path)
     tag = next((str(info[name]) for name in _CONTENT_TAGS if info.get(name)), "")
     return [uri, str(info["size"]), tag]
+
+
+def _modified(uri: str) -> datetime | None:
+    filesystem, path = filesystem_of(uri)
+    with reading(uri):
+        try:
+            found: datetime = filesystem.modified(path)
+        except NotImplementedError:
+            return None
+    return found.astimezone(UTC)

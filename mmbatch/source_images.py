@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from itertools import islice
+from itertools import islice, starmap
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from mmbatch.failpoints import reach_content
+from mmbatch.held_images import HeldImages
 from mmbatch.image_access import WEB, ImageAccess, scheme_of
 from mmbatch.image_files import READ_THREADS, result_of, start_reading
 from mmbatch.image_web import WebImages
@@ -25,8 +26,11 @@ from mmbatch.source_text import Text, check_text, is_list
 _RUN_ROWS = 64  # images in flight whose bytes are not counted yet
 _RUN_BYTES = 128 << 20  # fetched bytes after which rows are handed on
 
+_Located = tuple[str | None, ImageError | None]
+"""Where an image lies, and why it must not be fetched from there; (None, None): the row refers to none."""
+
 _Fetched = tuple[str | None, bytes | ImageError | None]
-"""Where an image lies and its bytes, or why there are none; (None, None): nothing to fetch."""
+"""Where an image lies and its bytes, or why there are none; None in place of the bytes: nothing to fetch."""
 
 _Fetching = tuple[str | None, Future[bytes] | ImageError | None]
 """The same before its bytes have come."""
@@ -35,12 +39,15 @@ _Fetching = tuple[str | None, Future[bytes] | ImageError | None]
 class ImageReader:
     """Fetches the images that the rows of one file refer to, many at the same time; a context manager."""
 
-    def __init__(self, access: ImageAccess, *, folder: str, isolate: bool = False) -> None:
+    def __init__(
+        self, access: ImageAccess, *, folder: str, isolate: bool = False, held: HeldImages | None = None
+    ) -> None:
         """`access` says what may be fetched; relative references start from `folder`.
 
-        `isolate` tries every image in a child process first: a process that worked on these rows has died.
+        `isolate` tries every image in a child process first: a process that worked on these rows has died. Web images
+        that are `held` are not fetched again.
         """
-        self._access, self._folder, self._isolate = access, folder, isolate
+        self._access, self._folder, self._isolate, self._held = access, folder, isolate, held
         self._web: WebImages | None = None
 
     def __enter__(self) -> Self:
@@ -51,19 +58,34 @@ class ImageReader:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start(self, reference: str | None) -> _Fetching:
-        """Begin to fetch one image."""
-        if reference is None:
-            return None, None
-        try:
-            uri = self._access.locate(reference, folder=self._folder)
-        except ImageError as error:
-            return reference, error
+    def locate(self, references: Sequence[str | None]) -> list[_Located]:
+        """Where the image of each row lies."""
+        return [(None, None) if reference is None else self._locate(reference) for reference in references]
+
+    def held(self, product_ids: Sequence[str], located: Sequence[_Located]) -> list[str | None]:
+        """Content hash, hex, of each row's image where the catalog has it from the web; None: it is to be fetched."""
+        web = {row: uri for row, (uri, error) in enumerate(located) if uri and not error and scheme_of(uri) in WEB}
+        if self._held is None or not web:
+            return [None] * len(located)
+        found = dict(zip(web, self._held.find([product_ids[row] for row in web], list(web.values())), strict=True))
+        return [found.get(row) for row in range(len(located))]
+
+    def start(self, located: _Located, held: str | None) -> _Fetching:
+        """Begin to fetch one image, unless it cannot be or is held."""
+        uri, error = located
+        if uri is None or error is not None or held is not None:
+            return uri, error
         if scheme_of(uri) not in WEB:
             return uri, start_reading(uri, self._pool)
         if self._web is None:
             self._web = self._stack.enter_context(WebImages(self._access))
         return uri, self._web.start(uri)
+
+    def _locate(self, reference: str) -> _Located:
+        try:
+            return self._access.locate(reference, folder=self._folder), None
+        except ImageError as error:
+            return reference, error
 
     def deadly(self, blobs: Sequence[bytes | None]) -> dict[int, ImageError]:
         """Images that end the process which decodes them, if that is to be found out."""
@@ -78,6 +100,8 @@ class Loaded(NamedTuple):
     """binary `[R]`: an encoded file that can be decoded; null: none."""
     uris: pa.Array
     """string `[R]`: where the image was read from; null: inside the row, or none."""
+    hashes: pa.Array
+    """string `[R]`: content hash, hex, of an image that is stored and was not fetched again; null: every other one."""
     errors: dict[int, ImageError]
     """Row -> why its image cannot be used."""
 
@@ -97,26 +121,28 @@ def split_images(column: pa.Array) -> tuple[pa.Array, Text]:
     return pa.nulls(len(column), pa.binary()), Text(_first_of_json(text.values), text.undecodable)
 
 
-def load_images(inline: pa.Array, references: Sequence[str | None], *, reader: ImageReader) -> Iterator[Loaded]:
+def load_images(rows: pa.RecordBatch, *, reader: ImageReader) -> Iterator[Loaded]:
     """Read and check the images of `[N]` rows, in runs of rows whose fetched bytes fit in memory.
 
-    `references` are fetched where `inline` is null. There is at least one run, which is empty when there are no rows.
+    `inline` holds them, or, where it is null, `reference` says where they are fetched, unless the catalog has what the
+    row's `product_id` has from there. There is at least one run, which is empty when there are no rows.
     """
-    start = 0
-    while start == 0 or start < len(references):
-        fetched = _fetch_run(references[start:], reader)
-        yield _check_run(inline.slice(start, len(fetched)), fetched, reader)
-        start += max(len(fetched), 1)
+    located = reader.locate(rows["reference"].to_pylist())
+    held, start = reader.held(rows["product_id"].to_pylist(), located), 0
+    while start == 0 or start < len(located):
+        fetched = _fetch_run(zip(located[start:], held[start:], strict=True), reader)
+        stop = start + len(fetched)
+        yield _check_run(rows["inline"].slice(start, len(fetched)), fetched, held[start:stop], reader)
+        start = max(stop, 1)
 
 
-def _fetch_run(references: Sequence[str | None], reader: ImageReader) -> list[_Fetched]:
-    waiting = iter(references)
+def _fetch_run(waiting: Iterator[tuple[_Located, str | None]], reader: ImageReader) -> list[_Fetched]:
     fetching: deque[_Fetching] = deque()
     fetched: list[_Fetched] = []
     held = 0
     while True:
         if held < _RUN_BYTES:
-            fetching += map(reader.start, islice(waiting, _RUN_ROWS - len(fetching)))
+            fetching += starmap(reader.start, islice(waiting, _RUN_ROWS - len(fetching)))
         if not fetching:
             return fetched
         uri, under_way = fetching.popleft()
@@ -125,10 +151,10 @@ def _fetch_run(references: Sequence[str | None], reader: ImageReader) -> list[_F
         held += len(found) if isinstance(found, bytes) else 0
 
 
-def _check_run(inline: pa.Array, fetched: list[_Fetched], reader: ImageReader) -> Loaded:
+def _check_run(inline: pa.Array, fetched: list[_Fetched], held: list[str | None], reader: ImageReader) -> Loaded:
     errors = {row: found for row, (_, found) in enumerate(fetched) if isinstance(found, ImageError)}
-    images = [inline[row].as_py() if found is None else found for row, (_, found) in enumerate(fetched)]
-    undecoded = [image if isinstance(image, bytes) else None for image in images]
+    found = [inline[row].as_py() if blob is None else blob for row, (_, blob) in enumerate(fetched)]
+    undecoded = [image if isinstance(image, bytes) else None for image in found]
     errors |= reader.deadly(undecoded)
     for row, blob in enumerate(undecoded):
         error = None if row in errors else _error_of(blob)
@@ -139,7 +165,8 @@ def _check_run(inline: pa.Array, fetched: list[_Fetched], reader: ImageReader) -
     blobs = pa.array([found if isinstance(found, bytes) else None for _, found in fetched], pa.binary())
     uris = pa.array([uri for uri, _ in fetched], pa.string())
     keep = pa.array(usable)
-    return Loaded(pc.if_else(keep, pc.coalesce(blobs, inline), None), pc.if_else(keep, uris, None), errors)
+    images, places = pc.if_else(keep, pc.coalesce(blobs, inline), None), pc.if_else(keep, uris, None)
+    return Loaded(images, places, pa.array(held, pa.string()), errors)
 
 
 def _error_of(blob: bytes | None) -> ImageError | None:

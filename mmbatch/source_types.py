@@ -41,10 +41,13 @@ class Columns:
     """What joins the levels inside the one label column, such as " >> "."""
     no_label: str | None = None
     """What stands where a product has no such level, such as -1 in place of a category's code."""
+    operation: str | None = None
+    """What a row of a change feed does: see `source_operations`. None: the source is no feed, every row describes a
+    product."""
 
     def names(self) -> list[str]:
         """Every named column, once."""
-        named = (self.id, self.title, self.description, self.image, self.image_vector, *self.label)
+        named = (self.id, self.title, self.description, self.image, self.image_vector, *self.label, self.operation)
         return list(dict.fromkeys(name for name in named if name is not None))
 
 
@@ -82,6 +85,8 @@ class Checked(NamedTuple):
     """`schema.SOURCE`, exactly."""
     rejects: pa.Table
     """`REJECTS`."""
+    skipped: int = 0
+    """Rows of a feed that say how a product was before: left out."""
 
 
 class RawBatch(NamedTuple):

@@ -67,7 +67,8 @@ def load_vectors(column: pa.Array, width: int | None) -> Loaded:
     errors |= {row: ImageError(NOT_FINITE, _what(vector)) for row, vector in bad}
     files = to_npy(vectors_UW if finite.all() else vectors_UW[finite])
     images = _at(present[fits][finite], files, len(lists))
-    return Loaded(images, pa.nulls(len(lists), pa.string()), dict(sorted(errors.items())))
+    nothing = pa.nulls(len(lists), pa.string())
+    return Loaded(images, nothing, nothing, dict(sorted(errors.items())))
 
 
 def _at(rows: np.ndarray, files: pa.Array, count: int) -> pa.Array:

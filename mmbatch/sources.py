@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 
 from mmbatch import source_csv, source_hdf5, source_jsonl, source_parquet
 from mmbatch.errors import InputError
+from mmbatch.held_images import HeldImages
 from mmbatch.image_access import ImageAccess
 from mmbatch.source_checks import check_rows
-from mmbatch.source_files import each_file, fingerprint_files, format_of, list_files
+from mmbatch.source_files import each_file, fingerprint_files, format_of, list_files, newest_change
 from mmbatch.source_images import ImageReader
 from mmbatch.source_types import REJECTS, Checked, Columns, Header, RawBatch, Unit
 from mmbatch.source_vectors import first_width, fixed_width
@@ -28,8 +29,10 @@ __all__ = [
     "Checked",
     "Columns",
     "Unit",
+    "check_kind",
     "fingerprint_files",
     "list_files",
+    "newest_change",
     "plan_units",
     "read_unit",
     "source_folder",
@@ -44,7 +47,7 @@ def plan_units(files: Sequence[str], columns: Columns) -> list[Unit]:
 
     Only headers are read, and where the files' types do not say how wide image vectors are, the rows up to the first
     usable one. Raises `InputError` for columns that cannot make a catalog, a file that cannot be read or
-    lacks a named column, and when no file has a row.
+    lacks a named column, and when no file has a row, unless the source is a feed, in which nothing need have happened.
     """
     _check_columns(columns)
     headers = each_file(partial(_read_header, columns=columns), files)
@@ -54,13 +57,22 @@ def plan_units(files: Sequence[str], columns: Columns) -> list[Unit]:
             parts += [(file, part, rows) for part, rows in enumerate(header.parts) if rows]
         elif header.has_rows:
             parts.append((file, None, None))
-    if not parts:
+    if not parts and columns.operation is None:
         raise InputError(f"{', '.join(files[:3])}: no rows in {len(files)} file(s), only headers")
     units = [Unit(file, part, index, rows) for index, (file, part, rows) in enumerate(parts)]
     if columns.image_vector is None:
         return units
     width = _fixed_width(files, headers, columns.image_vector) or _first_width(units, columns)
     return [replace(unit, vector_width=width) for unit in units]
+
+
+def check_kind(columns: Columns, *, snapshot: bool) -> None:
+    """Raise `InputError` for a source that is said to be both: a snapshot, which names all products, and a feed."""
+    if snapshot and columns.operation is not None:
+        raise InputError(
+            f"--snapshot with --columns operation={columns.operation}: a feed of changes does not name the whole"
+            " catalog; expected one of the two"
+        )
 
 
 def source_folder(source: str, files: Sequence[str]) -> str:
@@ -82,18 +94,20 @@ def read_unit(
     batch_rows: int = 1000,
     positions: pa.Array | None = None,
     isolate: bool = False,
+    held: HeldImages | None = None,
 ) -> Iterator[Checked]:
     """Checked rows of one unit, at most `batch_rows` in a batch and fewer where images are large.
 
     `access` says where images may be read from, beside the folder of the file itself.
     `positions`, int64, are the only rows to check, and whose images are fetched; None: all.
     `isolate` finds images that end the process which decodes them, at the price of decoding twice.
+    `held` are the web images that the catalog has and that are not downloaded again.
     Positions count from 0 the rows of a Parquet or HDF5 file, the data rows of a CSV file and the lines of a JSON Lines
     file.
     Raises `InputError` when the file itself breaks off or cannot be split into rows.
     """
     folder = unit.file.rpartition("/")[0]
-    with ImageReader((access or ImageAccess()).beside(folder), folder=folder, isolate=isolate) as reader:
+    with ImageReader((access or ImageAccess()).beside(folder), folder=folder, isolate=isolate, held=held) as reader:
         for batch in _read_raw(unit, columns, batch_rows):
             raw = batch if positions is None else _only(batch, positions)
             for start in range(0, max(raw.table.num_rows, 1), batch_rows):

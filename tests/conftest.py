@@ -69,6 +69,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "stream", lambda units, work: (row for unit in units for row in work(unit)))
     monkeypatch.setattr(intake, "count_attempts", lambda: None)
     monkeypatch.setattr(intake, "begun", lambda *_: 1)
+    for name in ("share", "shared"):
+        monkeypatch.setattr(intake, name, lambda value: value)
     for module in (ingest, replay):
         monkeypatch.setattr(module, "start_ray", lambda: None)
 

@@ -12,7 +12,8 @@ EMPTY = schema.CATALOG.empty_table()
 
 
 def source(*rows: dict, unit: int = 0) -> pa.Table:
-    full = [dict.fromkeys(schema.SOURCE.names) | row | {"position": i} for i, row in enumerate(rows)]
+    nothing = dict.fromkeys(schema.SOURCE.names) | {"deleted": False}
+    full = [nothing | row | {"position": i} for i, row in enumerate(rows)]
     return stage(pa.Table.from_pylist(full, schema=schema.SOURCE), source="file", unit=unit, buckets=1)
 
 

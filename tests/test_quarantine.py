@@ -10,7 +10,7 @@ from mmbatch import schema
 from mmbatch.catalog import Catalog
 from mmbatch.errors import RefusedToPublishError
 from mmbatch.pipelines.ingest import ingest
-from mmbatch.pipelines.intake import SMALL_CATALOG
+from mmbatch.pipelines.refusals import SMALL_CATALOG
 from mmbatch.quarantine import Scope, entries_for, quarantine_table, rejected_parts, write_changes
 from mmbatch.runs import last_run
 from mmbatch.sources import REJECTS, Columns

@@ -108,6 +108,16 @@ def begun(attempts: Any, unit: str) -> int:
     return int(ray.get(attempts.begin.remote(unit)))
 
 
+def share(value: Any) -> Any:
+    """Handle of a value that every worker of a node maps instead of copying, for `shared`."""
+    return ray.put(value)
+
+
+def shared(handle: Any) -> Any:
+    """The value behind a handle."""
+    return ray.get(handle)
+
+
 def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     """The dataset's rows as they arrive; an `MmbatchError` raised by a worker is raised as itself."""
     try:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,27 +11,103 @@ import pyarrow.compute as pc
 from mmbatch.catalog import Catalog
 from mmbatch.image_access import ImageAccess
 from mmbatch.pipelines.cluster import remove_folder, start_ray
-from mmbatch.pipelines.intake import Intake, Reading
+from mmbatch.pipelines.intake import Intake, Reading, Written
+from mmbatch.pipelines.refusals import refuse_older
 from mmbatch.progress import say
 from mmbatch.quarantine import Scope, quarantine_table
 from mmbatch.runs import Run, last_run
 from mmbatch.schema import SPLITS
-from mmbatch.sources import Columns, fingerprint_files, list_files, plan_units
+from mmbatch.sources import Columns, check_kind, fingerprint_files, list_files, newest_change, plan_units
 from mmbatch.splits import draw_splits
+from mmbatch.tables import Snapshot
 from mmbatch.workspace import Workspace, normalise_uri
 
 
-def ingest(
-    workspace: Workspace, *, source: str, columns: Columns, access: ImageAccess | None = None, snapshot: bool = False
-) -> dict[str, Any]:
-    """Bring a source's products into the catalog, and what cannot be used into quarantine, with a reason.
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a source would do to the catalog: everything is written, and nothing committed. Commit it, or discard it."""
 
-    New and edited products are stored, products the source does not name stay. The same source again changes nothing.
-    With `snapshot` the source names the whole catalog, and products it does not name are removed.
+    run: Run
+    written: Written
+    counts: Mapping[str, Any]
+    """As in the ledger: see `Intake.merge`; and `modified`, when the newest file of the source was, ISO 8601 in UTC, or
+    null where its file system does not say."""
+
+    def catalog(self) -> Snapshot:
+        """The catalog as it will be."""
+        return self.written.snapshot()
+
+    def commit(self) -> dict[str, Any]:
+        """Make it so, and draw a split for every labelled product that has none.
+
+        Returns the ledger entry; `LostRaceError` when the catalog has changed since.
+        """
+        self.written.commit()
+        counts = dict(self.counts) | {"labelled_products_split": assign_splits(self.written.catalog)}
+        return self.run.finish(counts, {"catalog": self.written.catalog.table.version()})
+
+    def discard(self) -> None:
+        """Delete the files that were written."""
+        self.written.discard()
+
+
+def ingest(
+    workspace: Workspace,
+    *,
+    source: str,
+    columns: Columns,
+    access: ImageAccess | None = None,
+    snapshot: bool = False,
+    allow_removals: bool = False,
+    allow_older: bool = False,
+) -> dict[str, Any]:
+    """Bring a source's products into the catalog, and what cannot be used into quarantine: `prepare`, and commit.
 
     Returns:
-        Ledger entry whose counts tie out: rows = new + edited + unchanged + rejected; see `Intake.merge`.
+        Ledger entry; of a source that is the same again, the one of the earlier run.
     """
+    prepared = prepare(
+        workspace,
+        source=source,
+        columns=columns,
+        access=access,
+        snapshot=snapshot,
+        allow_removals=allow_removals,
+        allow_older=allow_older,
+    )
+    return prepared.commit() if isinstance(prepared, Prepared) else prepared
+
+
+def prepare(
+    workspace: Workspace,
+    *,
+    source: str,
+    columns: Columns,
+    access: ImageAccess | None = None,
+    snapshot: bool = False,
+    allow_removals: bool = False,
+    allow_older: bool = False,
+) -> Prepared | dict[str, Any]:
+    """Read a source and write what it does to the catalog, without committing any of it.
+
+    New and edited products are stored, products the source does not name stay. With `snapshot` the source names the
+    whole catalog, and products it does not name are removed. With `columns.operation` it is a feed of changes: its rows
+    say which products are removed, and the last row of an id counts. Where an error is raised, nothing stays behind.
+
+    Args:
+        workspace: Whose catalog it is.
+        source: A file, a folder or a glob.
+        columns: Which columns hold what.
+        access: Where images may be read from, beside the source's own folder.
+        snapshot: The source names the whole catalog.
+        allow_removals: Do what `refuse_removal` refuses.
+        allow_older: Do what `refuse_older` refuses, of a snapshot or a feed.
+
+    Returns:
+        What would be done; the ledger entry of the earlier run when the same source was the last one that was ingested.
+    """
+    check_kind(columns, snapshot=snapshot)
+    feed = columns.operation is not None
     files, reading = list_files(source), Reading(columns=columns, access=access or ImageAccess())
     named = {"source": normalise_uri(source), "files": fingerprint_files(files), "snapshot": snapshot}
     settings = named | asdict(reading)
@@ -40,17 +116,20 @@ def ingest(
     if previous and _is_done(previous, settings, catalog):
         say(f"ingest     nothing new in {source}")
         return {"run_id": previous["run_id"], "job": "ingest", "seconds": 0.0, "counts": previous["counts"]}
+    modified = newest_change(files)
+    if (snapshot or feed) and not allow_older:
+        refuse_older(workspace, source, modified)
     run = Run(workspace=workspace, job="ingest", settings=settings)
     units = plan_units(files, columns)
     start_ray()
-    scope = Scope(files=tuple(files), snapshot=snapshot)
+    scope = Scope(files=tuple(files), snapshot=snapshot, feed=feed)
     intake = Intake(catalog=catalog, scope=scope, staging=workspace.path("tmp", run.run_id), run_id=run.run_id)
     try:
-        counts = intake.merge(intake.stage(units, reading))
+        written = intake.merge(intake.stage(units, reading), allow_removals=allow_removals)
     finally:
         remove_folder(intake.staging)
-    counts["labelled_products_split"] = assign_splits(catalog)
-    return run.finish(counts, {"catalog": catalog.table.version()})
+    counts = written.counts | {"modified": None if modified is None else modified.isoformat()}
+    return Prepared(run=run, written=written, counts=counts)
 
 
 def _is_done(previous: Mapping[str, Any], settings: Mapping[str, Any], catalog: Catalog) -> bool:

@@ -1,35 +1,32 @@
 """Raw rows -> catalog, in two passes: workers check and stage the rows, then merge them bucket by bucket.
 
-No process ever holds more than one batch of a source file or one bucket of the catalog. The staged files are this
-run's own; what counts is the commit at the end, so that a killed run leaves the catalog as it was.
+No process ever holds more than one batch of a source file or one bucket of the catalog, and 32 bytes for every web
+image of the catalog, which the workers of a node share. The staged files are this run's own; what counts is the commit
+at the end, so that a killed run leaves the catalog as it was.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Self
 
 import pyarrow.compute as pc
 
-from mmbatch.catalog import Catalog, stage
-from mmbatch.errors import InputError, RefusedToPublishError
+from mmbatch.catalog import FIELDS, Catalog, stage
+from mmbatch.errors import InputError
+from mmbatch.held_images import HeldImages
 from mmbatch.image_access import ImageAccess
-from mmbatch.pipelines.cluster import begun, count_attempts, stream
-from mmbatch.pipelines.merging import merge_bucket, tables_of
+from mmbatch.pipelines.cluster import begun, count_attempts, share, shared, stream
+from mmbatch.pipelines.merging import OUTCOMES, merge_bucket, tables_of
+from mmbatch.pipelines.refusals import Removal, refuse_removal
 from mmbatch.pipelines.staging import StagingWriter
 from mmbatch.progress import Progress
 from mmbatch.quarantine import DUPLICATE, Scope, entries_for
 from mmbatch.runs import tie_out
 from mmbatch.sources import Checked, Columns, Unit, read_unit
-from mmbatch.tables import FileEntry
-
-MOST_REMOVED = 0.5
-"""Share of the catalog that a snapshot may remove: a feed that loses more in one night is far more often cut short
-than right, and what is refused can be ingested in another way, while what is removed has to be found again."""
-
-SMALL_CATALOG = 100
-"""Products below which a snapshot may remove any share: trials and tests, where half of it is a handful."""
+from mmbatch.tables import FileEntry, Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +46,40 @@ class Reading:
         )
 
 
+@dataclass(kw_only=True)
+class Written:
+    """The files of a merge: written, and not there for anybody until they are committed."""
+
+    catalog: Catalog
+    run_id: str
+    versions: Mapping[str, int]
+    """Table -> version that the merge read."""
+    counts: dict[str, Any] = field(default_factory=dict)
+    """What `Intake.merge` counted."""
+    files: dict[tuple[str, str], list[FileEntry]] = field(default_factory=lambda: defaultdict(list))
+    """By table and whether they are `added` or `removed`."""
+
+    def snapshot(self) -> Snapshot:
+        """The catalog as it will be."""
+        now = self.catalog.table.snapshot()
+        gone = {entry.path for entry in self.files["catalog", "removed"]}
+        entries = [entry for entry in now.entries if entry.path not in gone] + self.files["catalog", "added"]
+        return Snapshot(now.table, now.version, tuple(sorted(entries, key=lambda entry: (entry.bucket, entry.path))))
+
+    def commit(self) -> None:
+        """Commit images, quarantine and, last, the catalog; `LostRaceError` when one has changed since."""
+        for name, table in tables_of(self.catalog).items():
+            added, removed = self.files[name, "added"], self.files[name, "removed"]
+            table.replace(added, removed, app_id=self.run_id, read_version=self.versions[name])
+            self.files[name, "added"], self.files[name, "removed"] = [], []
+
+    def discard(self) -> None:
+        """Delete the files that were written and not committed."""
+        for name, table in tables_of(self.catalog).items():
+            if added := self.files.pop((name, "added"), []):
+                table.delete([entry.path for entry in added])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Intake:
     """One run's way into the catalog; pickles to its workers."""
@@ -60,68 +91,95 @@ class Intake:
     run_id: str
 
     def stage(self, units: Sequence[Unit], reading: Reading) -> Counter[str]:
-        """First pass: check, hash and stage the rows in scope; totals of `rows` and of those `rejected` whole."""
+        """First pass: check, hash and stage the rows in scope.
+
+        Returns totals of `rows`, and of those that were `rejected` whole and `skipped`.
+        """
         totals: Counter[str] = Counter()
         progress = Progress("read", len(units), "parts of the source")
-        work = partial(_stage_unit, intake=self, reading=reading, attempts=count_attempts())
+        held = share(HeldImages.of(self.catalog))
+        work = partial(_stage_unit, intake=self, reading=reading, attempts=count_attempts(), held=held)
         for done in stream([asdict(unit) for unit in units], work):
             totals.update(done)
             progress.advance(1)
         return totals
 
-    def merge(self, staged: Mapping[str, int]) -> dict[str, Any]:
-        """Second pass: merge every bucket, then commit images, quarantine and, last, the catalog.
+    def merge(self, staged: Mapping[str, int], *, allow_removals: bool = False) -> Written:
+        """Second pass: merge every bucket, and commit nothing.
 
-        Returns counts that tie out: rows = new + edited + unchanged + rejected, and rejected = the sum of `reasons`.
-        `part_reasons` counts the bad images and labels of rows that were stored without them, `flawed` the rows that
-        have anything in quarantine. `RefusedToPublishError` when a snapshot would remove more than `MOST_REMOVED`.
+        Returns files with counts that tie out: rows = new + edited + unchanged + rejected and, of a feed, + superseded
+        + deleted + deleted_unknown + skipped, and rejected = the sum of `reasons`. `edited_fields` counts the edited
+        products by what differs, `part_reasons` the bad images and labels of rows that were stored without them,
+        `flawed` the rows that have anything in quarantine. `RefusedToPublishError` (`refuse_removal`) unless
+        `allow_removals`; after that, or any other error, what was written is deleted.
         """
-        tables = tables_of(self.catalog)
-        versions = {name: table.version() for name, table in tables.items()}
-        counts, reasons, files = self._merge_buckets()
-        _refuse_cut_snapshot(self.catalog.table.rows(), counts["removed"])
-        found = _tied_out(staged, counts, reasons)
-        for name, table in tables.items():
-            added, removed = files[name, "added"], files[name, "removed"]
-            table.replace(added, removed, app_id=self.run_id, read_version=versions[name])
-        return found
+        versions = {name: table.version() for name, table in tables_of(self.catalog).items()}
+        written = Written(catalog=self.catalog, run_id=self.run_id, versions=versions)
+        with ExitStack() as undo:
+            undo.callback(written.discard)
+            counts, reasons, ids = self._merge_buckets(written)
+            if not allow_removals:
+                found = Removal(
+                    products=self.catalog.table.rows(),
+                    counts=counts,
+                    snapshot=self.scope.snapshot,
+                    new_id=min(ids["new_ids"], default=None),
+                    removed_id=min(ids["removed_ids"], default=None),
+                )
+                refuse_removal(found)
+            written.counts |= _tied_out(staged, counts, reasons)
+            undo.pop_all()
+        return written
 
-    def _merge_buckets(self) -> tuple[Counter[str], Counter[tuple[str, str | None]], dict[Any, list[FileEntry]]]:
-        """Counts by outcome, entries by reason and modality, and files by table and whether added or removed."""
+    def _merge_buckets(
+        self, written: Written
+    ) -> tuple[Counter[str], Counter[tuple[str, str | None]], dict[str, list[str]]]:
+        """Counts by outcome and edited field, entries by reason and modality, and ids of each kind; fills `written`."""
         counts: Counter[str] = Counter()
         reasons: Counter[tuple[str, str | None]] = Counter()
-        files: dict[Any, list[FileEntry]] = defaultdict(list)
+        ids: dict[str, list[str]] = {"new_ids": [], "removed_ids": []}
         buckets = self.catalog.workspace.settings.buckets
         work = partial(merge_bucket, catalog=self.catalog, scope=self.scope, staging=self.staging, run_id=self.run_id)
         progress = Progress("merge", buckets, "buckets")
         for done in stream([{"bucket": bucket} for bucket in range(buckets)], work):
+            for file in done["files"]:
+                written.files[file.pop("table"), file.pop("change")].append(FileEntry(**file))
             counts.update(done["counts"])
+            counts.update({f"edited {name}": count for name, count in done["fields"].items()})
             for row in done["reasons"]:
                 reasons[row["reason"], row["modality"]] += row["entries"]
-            for file in done["files"]:
-                files[file.pop("table"), file.pop("change")].append(FileEntry(**file))
+            for name, found in ids.items():
+                found += done[name]
             progress.advance(1)
-        return counts, reasons, files
+        return counts, reasons, ids
 
 
-def _stage_unit(row: dict[str, Any], *, intake: Intake, reading: Reading, attempts: Any) -> list[dict[str, int]]:
+def _stage_unit(
+    row: dict[str, Any], *, intake: Intake, reading: Reading, attempts: Any, held: Any
+) -> list[dict[str, int]]:
     unit, buckets = Unit(**row), intake.catalog.workspace.settings.buckets
     writer = StagingWriter(f"{intake.staging}/rows/{unit.index:08d}")
     rejects = StagingWriter(f"{intake.staging}/rejects/{unit.index:08d}")
-    rows = rejected = 0
-    positions = intake.scope.positions(unit.file)
-    isolate = begun(attempts, f"read {unit.index}") > 1
-    for checked in read_unit(unit, reading.columns, access=reading.access, positions=positions, isolate=isolate):
+    rows = rejected = skipped = 0
+    for checked in read_unit(
+        unit,
+        reading.columns,
+        access=reading.access,
+        positions=intake.scope.positions(unit.file),
+        isolate=begun(attempts, f"read {unit.index}") > 1,
+        held=shared(held),
+    ):
         _check_not_moved(unit.file, checked, intake.scope)
         writer.add(stage(checked.rows, source=unit.file, unit=unit.index, buckets=buckets))
         entries = entries_for(checked.rejects, stage="ingest", source=unit.file, run_id=intake.run_id, buckets=buckets)
         rejects.add(entries)
         whole = entries["modality"].null_count
-        rows += checked.rows.num_rows + whole
+        rows += checked.rows.num_rows + whole + checked.skipped
         rejected += whole
+        skipped += checked.skipped
     writer.flush()
     rejects.flush()
-    return [{"rows": rows, "rejected": rejected}]
+    return [{"rows": rows, "rejected": rejected, "skipped": skipped}]
 
 
 def _check_not_moved(file: str, checked: Checked, scope: Scope) -> None:
@@ -140,20 +198,12 @@ def _check_not_moved(file: str, checked: Checked, scope: Scope) -> None:
                 )
 
 
-def _refuse_cut_snapshot(products: int, removed: int) -> None:
-    if products >= SMALL_CATALOG and removed > MOST_REMOVED * products:
-        raise RefusedToPublishError(
-            f"--snapshot would remove {removed:,} of {products:,} products, more than {MOST_REMOVED:.0%}: the source"
-            " looks cut short; ingest it without --snapshot, or into a new workspace"
-        )
-
-
 def _tied_out(
     staged: Mapping[str, int], counts: Mapping[str, int], reasons: Mapping[tuple[str, str | None], int]
 ) -> dict[str, Any]:
     """The counts of an ingest, which agree with each other."""
-    outcomes = {name: counts[name] for name in ("new", "edited", "unchanged")}
-    outcomes["rejected"] = staged["rejected"] + counts["duplicates"]
+    outcomes = {name: counts[name] for name in (*OUTCOMES, "superseded")}
+    outcomes |= {"skipped": staged["skipped"], "rejected": staged["rejected"] + counts["rejected"]}
     tie_out("ingest", staged["rows"], outcomes)
     whole = {reason: count for (reason, modality), count in sorted(reasons.items(), key=str) if modality is None}
     parts = {reason: count for (reason, modality), count in sorted(reasons.items(), key=str) if modality is not None}
@@ -162,6 +212,7 @@ def _tied_out(
         "rows": staged["rows"],
         **outcomes,
         "removed": counts["removed"],
+        "edited_fields": {name: counts[f"edited {name}"] for name in FIELDS},
         "reasons": whole,
         "part_reasons": parts,
         "flawed": counts["flawed"],

@@ -13,6 +13,9 @@ from mmbatch.pipelines.staging import read_staged
 from mmbatch.quarantine import DUPLICATE, Scope, entries_for, keys_of, quarantine_table, write_changes
 from mmbatch.tables import FileEntry, Table
 
+OUTCOMES = ("new", "edited", "unchanged", "deleted", "deleted_unknown")
+"""What a row that counts can do to the catalog: fields of `catalog.Merged`."""
+
 
 def tables_of(catalog: Catalog) -> dict[str, Table]:
     """The tables that a merge changes, in the order in which they are committed."""
@@ -25,8 +28,10 @@ def merge_bucket(
     """Merge the staged rows of one bucket.
 
     Returns:
-        One dict: `counts` by outcome; `reasons`, dicts of `reason`, `modality` and how many `entries`; and `files`, of
-        each its `table`, the `change` (`added` or `removed`) and the fields of its `FileEntry`.
+        One dict: `counts` by outcome; `fields`, field -> edited products in which it differs; `new_ids` and
+        `removed_ids`, the first id of each kind, if there is one; `reasons`, dicts of `reason`, `modality` and how many
+        `entries`; and `files`, of each its `table`, the `change` (`added` or `removed`) and the fields of its
+        `FileEntry`.
     """
     bucket = row["bucket"]
     rejects = read_staged(f"{staging}/rejects", schema.QUARANTINE, bucket)
@@ -34,9 +39,11 @@ def merge_bucket(
     before = catalog.table.files([bucket])
     current = catalog.table.read_files(before)
     staged, taken = _without_taken(staged, current, scope)
-    merged = merge(current, staged, refused=_refused(rejects) if scope.snapshot else None)
-    duplicates = pa.concat_tables([merged.duplicates, taken])
-    found = _with_duplicates(rejects, duplicates, catalog, run_id)
+    merged = merge(current, staged, refused=_refused(rejects) if scope.snapshot else None, last=scope.feed)
+    standing = _not_superseded(rejects, staged, merged.duplicates) if scope.feed else rejects
+    taken = taken.append_column("differing", pa.repeat("", len(taken)))
+    duplicates = taken if scope.feed else pa.concat_tables([merged.duplicates, taken])
+    found = _with_duplicates(standing, duplicates, catalog, run_id)
     added, removed = write_changes(
         quarantine_table(catalog.workspace),
         found,
@@ -47,8 +54,10 @@ def merge_bucket(
     )
     changed = bool(merged.new or merged.edited or len(merged.removed))
     stored = [catalog.table.write_file(merged.rows, bucket=bucket)] if changed and merged.rows.num_rows else []
-    counts = {name: int(getattr(merged, name)) for name in ("new", "edited", "unchanged")} | {
-        "duplicates": duplicates.num_rows,
+    dropped = _whole(rejects).num_rows - _whole(standing).num_rows
+    counts = {name: int(getattr(merged, name)) for name in OUTCOMES} | {
+        "superseded": merged.duplicates.num_rows + dropped if scope.feed else 0,
+        "rejected": duplicates.num_rows - dropped,
         "removed": len(merged.removed),
         "flawed": len(pc.unique(keys_of(found))),
     }
@@ -57,7 +66,16 @@ def merge_bucket(
         *_changes("quarantine", added, removed),
         *_changes("catalog", stored, before if changed else []),
     ]
-    return [{"counts": counts, "reasons": _by_reason(found), "files": files}]
+    return [
+        {
+            "counts": counts,
+            "fields": merged.edited_fields,
+            "new_ids": merged.added[:1].to_pylist(),
+            "removed_ids": merged.removed[:1].to_pylist(),
+            "reasons": _by_reason(found),
+            "files": files,
+        }
+    ]
 
 
 def _changes(table: str, added: list[FileEntry], removed: list[FileEntry]) -> list[dict[str, Any]]:
@@ -73,7 +91,29 @@ def _by_reason(found: pa.Table) -> list[dict[str, Any]]:
 
 def _refused(rejects: pa.Table) -> pa.Array:
     """Ids of the rows that were rejected whole."""
-    return rejects.filter(pc.is_null(rejects["modality"]))["product_id"].drop_null().combine_chunks()
+    return _whole(rejects)["product_id"].drop_null().combine_chunks()
+
+
+def _whole(rejects: pa.Table) -> pa.Table:
+    return rejects.filter(pc.is_null(rejects["modality"]))
+
+
+def _not_superseded(rejects: pa.Table, staged: pa.Table, duplicates: pa.Table) -> pa.Table:
+    """What of a feed's rows was found bad, without the rows after which another of their product comes.
+
+    A row whose product has only a bad row after it stands, as if the feed had come in two.
+    """
+    rejects = rejects.filter(pc.invert(pc.is_in(keys_of(rejects), value_set=keys_of(duplicates).combine_chunks())))
+    whole = _whole(rejects)
+    order = ["product_id", "source", "position"]
+    rows = pa.concat_tables([staged.select(order), whole.select(order)]).filter(pc.field("product_id").is_valid())
+    rows = rows.sort_by([(name, "ascending") for name in order])
+    ids = rows["product_id"].to_numpy(zero_copy_only=False)
+    earlier = np.zeros(len(ids), bool)
+    earlier[:-1] = ids[1:] == ids[:-1]
+    keys = keys_of(rows.filter(pa.array(earlier))).combine_chunks()
+    superseded = pc.and_(pc.is_null(rejects["modality"]), pc.is_in(keys_of(rejects), value_set=keys))
+    return rejects.filter(pc.invert(superseded))
 
 
 def _without_taken(staged: pa.Table, current: pa.Table, scope: Scope) -> tuple[pa.Table, pa.Table]:
@@ -103,7 +143,14 @@ def _with_duplicates(rejects: pa.Table, duplicates: pa.Table, catalog: Catalog, 
     parts = [rejects.filter(elsewhere)]
     for source in pc.unique(duplicates["source"]).to_pylist():
         rows = duplicates.filter(pc.equal(duplicates["source"], source))
-        message = pc.binary_join_element_wise("product id ", rows["product_id"], " came earlier in the source", "")
+        differing = pc.binary_join_element_wise(", with another ", rows["differing"], "")
+        message = pc.binary_join_element_wise(
+            "product id ",
+            rows["product_id"],
+            " came earlier in the source",
+            pc.if_else(pc.equal(rows["differing"], ""), "", differing),
+            "",
+        )
         of_source = pa.table(
             {
                 "position": rows["position"],

@@ -58,9 +58,11 @@ def _read_again(workspace: Workspace, entries: pa.Table, selection: Selection) -
     try:
         for reading, units in parts:
             staged.update(intake.stage(units, reading))
-        counts = intake.merge(staged)
+        written = intake.merge(staged)
     finally:
         remove_folder(intake.staging)
+    written.commit()
+    counts = written.counts
     still, rows = counts.pop("flawed"), counts["rows"]
     counts |= {"entries": entries.num_rows, "accepted": rows - still, "still_rejected": still}
     counts["labelled_products_split"] = assign_splits(catalog)
