@@ -19,15 +19,12 @@ BYTES_PER_ROW = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceJob(Job):
-    """Flags of the jobs that read raw files."""
+class RawJob(Job):
+    """Flags of the jobs that read raw files into a workspace."""
 
     source: str | None = None
     """CSV, TSV, Parquet, JSON Lines or HDF5: a file, a folder or a glob, local or remote (s3://, gs://). With preset
     rakuten2020 also the folder of that challenge, as it is handed out."""
-    preset: str | None = None
-    """Named configuration (sample, flipkart, flipkart-small, kakao, rakuten2020); default: the workspace's own,
-    or sample for a new one."""
     columns: tuple[str, ...] = ()
     """Columns of the source as role=column, such as id=sku title=name description=text image=photo label=top,leaf,
     and label_separator=" > " where one column holds the whole path; image_vector=COLUMN in place of image where the
@@ -36,16 +33,25 @@ class SourceJob(Job):
     images_from: tuple[str, ...] = ()
     """Where images may be read from: folders, s3://bucket/prefix, https://host[/prefix]. Default: the source's own
     folder, which always is one of them."""
+    allow_removals: bool = False
+    """Remove products even if that are more than half of the catalog, or the snapshot has no usable row."""
+    allow_older: bool = False
+    """Ingest a snapshot or feed even if it was last modified before the last one that was ingested."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceJob(RawJob):
+    """Flags of those that may make the workspace too."""
+
+    preset: str | None = None
+    """Named configuration (sample, flipkart, flipkart-small, kakao, rakuten2020); default: the workspace's own,
+    or sample for a new one."""
     level: int | None = None
     """Depth of the category path to learn, 1 is the root's children; fixed with the workspace. Default: the preset's"""
     seed: int | None = None
     """Seed of splits and training; fixed with the workspace. Default 0."""
     snapshot: bool = False
     """The source names the whole catalog: products that it does not name are removed."""
-    allow_removals: bool = False
-    """Remove products even if that are more than half of the catalog, or the snapshot has no usable row."""
-    allow_older: bool = False
-    """Ingest a snapshot or feed even if it was last modified before the last one that was ingested."""
 
 
 class Source(NamedTuple):
@@ -59,18 +65,21 @@ class Source(NamedTuple):
     images_from: ImageAccess
 
 
-def check_source(flags: SourceJob, uri: str) -> Source:
+def check_source(flags: RawJob, uri: str, *, preset: str | None = None, snapshot: bool | None = None) -> Source:
     """List the source's files and check their headers, before any workspace is made.
+
+    `preset` is the one that a new workspace is to have; `snapshot`: whether the source names the whole catalog, None:
+    it does unless it is a feed.
 
     Of the Rakuten challenge's folder, the source is the one file that `combine` makes of it in the workspace's folder.
     """
     existing = Workspace.open(flags.workspace).settings.preset if Workspace.exists(flags.workspace) else None
-    preset = preset_named(flags.preset or existing or "sample")
-    columns, access = columns_of(flags, preset), ImageAccess.of(flags.images_from)
-    if preset is RAKUTEN2020 and not flags.columns and (challenge := find_challenge(uri)):
+    known = preset_named(preset or existing or "sample")
+    columns, access = columns_of(flags, known), ImageAccess.of(flags.images_from)
+    if known is RAKUTEN2020 and not flags.columns and (challenge := find_challenge(uri)):
         access = access.beside(challenge.folder)
         uri = combine(challenge, f"{normalise_uri(flags.workspace)}/source")
-    check_kind(columns, snapshot=flags.snapshot)
+    check_kind(columns, snapshot=columns.operation is None if snapshot is None else snapshot)
     files = list_files(uri)
     units = plan_units(files, columns)
     rows = sum(_size(unit.file) // BYTES_PER_ROW + 1 if unit.rows is None else unit.rows for unit in units)
@@ -101,7 +110,7 @@ def open_or_create(flags: SourceJob, source: Source) -> tuple[Workspace, Preset]
     return Workspace.create(flags.workspace, settings), preset
 
 
-def columns_of(flags: SourceJob, preset: Preset) -> Columns:
+def columns_of(flags: RawJob, preset: Preset) -> Columns:
     """The columns that `--columns` names, or the preset's; `InputError` names a role that does not exist."""
     if not flags.columns:
         return preset.columns

@@ -17,7 +17,7 @@ def main(config: Ingest) -> dict[str, Any]:
     """Ingest one source."""
     if config.source is None:
         raise InputError("--source is missing: a file, folder or glob of CSV, TSV, Parquet, JSON Lines or HDF5")
-    source = check_source(config, config.source)
+    source = check_source(config, config.source, preset=config.preset, snapshot=config.snapshot)
     if config.dry_run:
         return plan(config, **source._asdict())
     workspace, _ = open_or_create(config, source)

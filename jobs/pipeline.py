@@ -29,7 +29,8 @@ class Pipeline(SourceJob, TrainingJob):
 def main(config: Pipeline) -> dict[str, Any]:
     """Run every stage."""
     kinds = kinds_of(config.heads)
-    source = check_source(config, config.source or _sample(config))
+    uri = config.source or _sample(config)
+    source = check_source(config, uri, preset=config.preset, snapshot=config.snapshot)
     if config.dry_run:
         return plan(config, **source._asdict())
     workspace, preset = open_or_create(config, source)
