@@ -33,7 +33,8 @@ class Gate:
     """Population stability index against the training reference, of the worst feature: above 0.25 a population is
     usually taken for another one, below 0.10 for the same (Siddiqi, Credit Risk Scorecards, 2006)."""
     golden: float = 0.01
-    """Fall of macro-F1 on the golden rows, 0..1."""
+    """Fall of macro-F1 on the golden rows, 0..1: about one more wrong product of a hundred, where categories are of a
+    size; less is mostly noise."""
     returning: float = 0.5
     """Share of the changes taken back by the last rollback that would be published again, 0..1: most of what a person
     has refused is not to come back by itself."""
