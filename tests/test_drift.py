@@ -128,8 +128,11 @@ def test_equal_vectors_have_one_bin_whatever_they_are_computed_with() -> None:
     found = Projections.of(half)
     assert all(max(numbers.counts) >= 250 for numbers in found.along)
     assert found.drift(half[1::2][::-1]) == 0
-    constant = Projections.of(np.repeat(photo, 600, axis=0))
-    assert constant.drift(np.repeat(photo, 201, axis=0)) < 0.01
+    wide = vectors(1, 5, width=1000)
+    constant = Projections.of(np.repeat(wide, 600, axis=0))
+    for rows in (1, 2, 7, 201, 1001):
+        found_alike = constant.drift(np.repeat(wide, rows, axis=0))
+        assert found_alike == pytest.approx(stability_index((0, 300, 0), (0, rows, 0))), rows
 
 
 def test_wide_vectors_without_structure_do_not_seem_to_drift() -> None:
