@@ -104,7 +104,7 @@ class Measured:
     columns_before: tuple[str, ...] | None
     """`name: type` of each column of the published table."""
     columns_after: tuple[str, ...]
-    """Likewise of the staged one."""
+    """Likewise of the staged one; empty: products are removed and nothing is staged."""
     returning: tuple[int, int] | None
     """Changes taken back by the last rollback, and how many of those come again."""
 
@@ -244,6 +244,8 @@ def _labels(_: Gate, measured: Measured) -> Rule:
 def _columns(_: Gate, measured: Measured) -> Rule:
     if measured.columns_before is None:
         return _not_judged("columns", None, "nothing was published before")
+    if not measured.columns_after:
+        return _not_judged("columns", None, "nothing is staged")
     before, after = set(measured.columns_before), set(measured.columns_after)
     lost, new = sorted(before - after), sorted(after - before)
     differing = [*(f"without {column}" for column in lost), *(f"with {column}" for column in new)]

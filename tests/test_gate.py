@@ -219,6 +219,7 @@ def test_columns_may_change_their_order_only() -> None:
     assert found.sentence == (
         "the staged table is without confidence: float, with confidence: double, with model: string."
     )
+    assert rule("columns", columns_after=()).sentence == "not judged: nothing is staged."
     assert rule("columns").sentence == "all 2 columns are as published."
 
 
