@@ -63,15 +63,16 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ingest and replay do their tasks in this process, one after the other, without Ray."""
-    from mmbatch.pipelines import ingest, intake, replay
+    """Everything but training and encoding does its tasks in this process, one after the other, without Ray."""
+    from mmbatch.pipelines import copy_vectors, extract, ingest, intake, predict, publish, replay, rollback
 
-    monkeypatch.setattr(intake, "stream", lambda units, work: (row for unit in units for row in work(unit)))
+    for module in (copy_vectors, intake, predict, publish):
+        monkeypatch.setattr(module, "stream", lambda units, work: (row for unit in units for row in work(unit)))
     monkeypatch.setattr(intake, "count_attempts", lambda: None)
     monkeypatch.setattr(intake, "begun", lambda *_: 1)
     for name in ("share", "shared"):
         monkeypatch.setattr(intake, name, lambda value: value)
-    for module in (ingest, replay):
+    for module in (extract, ingest, predict, replay, rollback):
         monkeypatch.setattr(module, "start_ray", lambda: None)
 
 
