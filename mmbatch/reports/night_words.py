@@ -31,7 +31,7 @@ REASONS: Mapping[str, str] = {
 """Reason of a change -> what people call it."""
 
 INDICES, DIFFERENCES = ("drift",), ("golden", "quarantined", "review")
-"""Rules that measure an index, which has no percent, and a difference of shares, in percentage points; all others are shares."""
+"""Rules that measure an index, which has no percent, or a difference of shares, in percentage points; else a share."""
 
 
 class Command(NamedTuple):
