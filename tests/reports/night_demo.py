@@ -102,7 +102,8 @@ def first_night() -> Night:
 
 
 def unchanged_night() -> Night:
-    nothing = dict.fromkeys(("rows", "edited", "products", "encoded", "timings", "reasons", "quarantined", "drift"), {})
+    empty = ("rows", "edited", "products", "encoded", "timings", "reasons", "quarantined", "drift")
+    nothing = {name: {} for name in empty}
     return night(
         **nothing,
         state="unchanged",

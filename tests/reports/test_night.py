@@ -35,7 +35,7 @@ def test_a_published_night_says_so_with_its_numbers(tmp_path: Path) -> None:
     assert "Macro-F1 84.12 → 84.67 on 4,912 rows." in text
     assert "+0.55 points, 95 % interval −0.10 to +1.20: within noise" in text
     assert "image_missing812+4" in text
-    assert "no_content–3–" in text
+    assert "no_content–3" in text
     assert "encoding bound by decode, 413 contents per second" in text
     assert "도서 > 만화67 entered, 2 left100165+65" in text
     assert "not accounted for" not in text

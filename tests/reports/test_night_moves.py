@@ -1,4 +1,5 @@
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -6,7 +7,7 @@ from mmbatch.reports.night_moves import BANDS, GAP, NO_CATEGORY, NODE, Node, mov
 
 
 def overlap(nodes: tuple[Node, ...]) -> bool:
-    return any(above.y + above.height + GAP > below.y + 1e-9 for above, below in zip(nodes, nodes[1:], strict=False))
+    return any(above.y + above.height + GAP > below.y + 1e-9 for above, below in pairwise(nodes))
 
 
 def test_bands_are_as_thick_as_their_share_and_start_where_their_category_is() -> None:
