@@ -213,6 +213,10 @@ def _reasons(night: Night) -> dict[str, int]:
     return {REASONS.get(reason, reason): count for reason, count in found if count}
 
 
+def _breached_first(rules: Sequence[Rule]) -> list[Rule]:
+    return sorted(rules, key=lambda rule: rule.passed is not False)
+
+
 def _gate_line(rules: Sequence[Rule]) -> str:
     if not rules:
         return "The gate was not asked"
@@ -228,7 +232,7 @@ def _quarantined(night: Night) -> int:
 def _numbers(night: Night) -> list[tuple[str, str]]:
     """Figure and what it is."""
     changed = recategorised(night.reasons)
-    verb = "would change" if night.state == "refused" else "changed"
+    verb = "to change" if night.state == "refused" else "changed"
     return [
         (f"{night.published_total:,}", "published"),
         (f"{changed:,}", f"{verb}, {percent(changed / max(1, night.published_total))}"),
@@ -241,7 +245,7 @@ def _picture(night: Night) -> bytes:
     return night_png(
         state=STATES[night.state],
         headline=_headline(night),
-        note=f"{night.started:%Y-%m-%d}  {night.workspace}",
+        note=f"{night.started:%Y-%m-%d} · {night.workspace}",
         numbers=_numbers(night),
         reasons=_reasons(night),
         rules=[breach(rule) for rule in breached(night.gate)],
@@ -260,7 +264,7 @@ def _page(folder_uri: str, night: Night) -> str:
         numbers=_numbers(night),
         review_link=relative_link(folder_uri, night.review_page),
         gate_line=_gate_line(night.gate),
-        rules=[(rule, of_rule(rule, rule.measured), of_rule(rule, rule.limit)) for rule in night.gate],
+        rules=[(rule, of_rule(rule, rule.measured), of_rule(rule, rule.limit)) for rule in _breached_first(night.gate)],
         steps=_flow(night),
         reasons=bars(_reasons(night), "{:,.0f}".format),
         chart=move_chart([(move.before, move.after, move.products) for move in night.moves]),

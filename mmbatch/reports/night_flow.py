@@ -105,7 +105,7 @@ def _published(reasons: Mapping[str, int], published: int, committed: bool) -> L
     parts = (
         Part("as before", max(0, published - new - changed), "same"),
         Part("changed", changed, "work"),
-        Part("new", new, "reused"),
+        Part("new", new, "work"),
     )
     return Line("predictions", published, tuple(part for part in parts if part.products))
 

@@ -1,6 +1,6 @@
 """Layout of a chart of moves between categories: bands from the category before to the category after.
 
-Lengths are units of the drawing, `WIDTH` wide, in which text is 13 high.
+Lengths are units of the drawing, `WIDTH` wide, in which text is 12.5 high.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mmbatch.reports.figures import shorten
 from mmbatch.schema import PATH_SEPARATOR
 
-WIDTH, LEFT, RIGHT = 1000, 330, 670
+WIDTH, LEFT, RIGHT = 860, 270, 590
 """Width, and where the bands begin and end; labels stand outside of these."""
 
 BANDS = 20
@@ -24,7 +24,7 @@ NODE, GAP, THIN = 20, 8, 1.5
 COLOURS = 6
 """Of bands; those of one category before share one."""
 
-LABEL = 34
+LABEL = 28
 """Characters of a label."""
 
 NO_CATEGORY = "no category"

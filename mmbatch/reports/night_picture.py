@@ -52,8 +52,8 @@ def night_png(
     axes.fill_between((0, WIDTH), 0, 12, color=TONES[tone], lw=0)
     _write(axes, MARGIN, 62, f"{sign} {word.upper()}", size=26, color=TONES[tone], weight="bold")
     _write(axes, WIDTH - MARGIN, 62, shortened(note, 62), size=21, color=MUTED, ha="right")
-    lines = textwrap.wrap(headline[:1].upper() + headline[1:], 54, max_lines=2, placeholder=" …")
-    _write(axes, MARGIN, 120 + 24 * (len(lines) - 1), "\n".join(lines), size=36, weight="bold", linespacing=1.2)
+    lines = textwrap.wrap(headline[:1].upper() + headline[1:], 48, max_lines=2, placeholder=" …")
+    _write(axes, MARGIN, 144, "\n".join(lines), size=34, weight="bold", linespacing=1.2)
     _numbers(axes, numbers, top=215)
     _bars(axes, list(reasons.items()), top=372)
     _rules(axes, rules, gate, tone="bad" if rules else "good", top=372)
@@ -94,14 +94,14 @@ def _bars(axes: Axes, reasons: Sequence[tuple[str, int]], *, top: float) -> None
     for place, (name, count) in enumerate(shown):
         y = top + 38 + place * 34
         _write(axes, MARGIN + 225, y, shortened(name, 20), size=19, ha="right")
-        axes.barh(y, max(3, 190 * count / longest), 20, left=MARGIN + 240, color=COLOURS["text"])
-        _write(axes, MARGIN + 250 + max(3, 190 * count / longest), y, f"{count:,}", size=19, color=MUTED)
+        axes.barh(y, max(3, 230 * count / longest), 20, left=MARGIN + 240, color=COLOURS["text"])
+        _write(axes, MARGIN + 250 + max(3, 230 * count / longest), y, f"{count:,}", size=19, color=MUTED)
 
 
 def _rules(axes: Axes, rules: Sequence[str], gate: str, *, tone: str, top: float) -> None:
-    _write(axes, COLUMN, top, shortened(gate, 42), size=22, color=TONES[tone], weight="bold")
+    _write(axes, COLUMN, top, shortened(gate, 40), size=20, color=TONES[tone], weight="bold")
     shown = list(rules[:MOST_RULES])
     if len(rules) > MOST_RULES:
         shown[-1] = f"and {len(rules) - MOST_RULES + 1} more"
     for place, rule in enumerate(shown):
-        _write(axes, COLUMN, top + 44 + place * 42, f"✕ {shortened(rule, 44)}", size=21)
+        _write(axes, COLUMN, top + 44 + place * 42, f"✕ {shortened(rule, 38)}", size=21)

@@ -23,15 +23,15 @@ REASONS: Mapping[str, str] = {
     "title": "title edited",
     "description": "description edited",
     "image": "image edited",
-    "encoder": "another encoder",
-    "head": "another fusion head or late fusion",
-    "taxonomy": "the category tree edited",
+    "encoder": "encoder changed",
+    "head": "fusion changed",
+    "taxonomy": "category tree edited",
     "rollback": "rolled back",
 }
 """Reason of a change -> what people call it."""
 
-INDICES = ("drift",)
-"""Rules that measure an index, which has no percent."""
+INDICES, DIFFERENCES = ("drift",), ("golden", "quarantined", "review")
+"""Rules that measure an index, which has no percent, or a difference of shares, in percentage points; else a share."""
 
 
 class Command(NamedTuple):
@@ -55,17 +55,17 @@ def signed(count: int) -> str:
 
 def of_rule(rule: Rule, figure: float | None) -> str:
     """A figure of a rule, in its unit."""
-    if figure is None or math.isnan(figure) or rule.name not in INDICES:
-        return percent(figure)
-    return f"{figure:.2f}"
+    if figure is not None and rule.name in INDICES:
+        return f"{figure:.2f}"
+    return percent(figure).replace("%", "pp") if rule.name in DIFFERENCES else percent(figure)
 
 
 def breach(rule: Rule) -> str:
     """`changed 23 % > 10 %`, with what it is of where there are several."""
-    name = rule.name.replace("_", " ") + (f" ({rule.worst})" if rule.worst else "")
+    name, worst = rule.name.replace("_", " "), f" ({rule.worst})" if rule.worst else ""
     if rule.measured is None or rule.limit is None:
-        return name
-    return f"{name} {of_rule(rule, rule.measured)} > {of_rule(rule, rule.limit)}"
+        return name + worst
+    return f"{name} {of_rule(rule, rule.measured)} > {of_rule(rule, rule.limit)}{worst}"
 
 
 def breached(rules: Sequence[Rule]) -> list[Rule]:
