@@ -7,25 +7,43 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import ray
 
 from mmbatch import schema
 from mmbatch.catalog import Catalog
+from mmbatch.encoders import build_encoder
 from mmbatch.errors import InputError
 from mmbatch.fusion.taxonomy_edits import Edits
+from mmbatch.joined import joined_store
 from mmbatch.metrics import f1_scores
-from mmbatch.models import Model, list_models, newest_head, newest_predictor, published_predictor
+from mmbatch.models import (
+    Model,
+    list_models,
+    newest_encoders,
+    newest_head,
+    newest_predictor,
+    open_model,
+    published_predictor,
+    sequence_heads,
+)
 from mmbatch.pipelines import retrain
 from mmbatch.pipelines.cluster import start_ray
+from mmbatch.pipelines.extract import extract, store_of
+from mmbatch.pipelines.extract_joined import extract_joined
+from mmbatch.pipelines.ingest import ingest
 from mmbatch.pipelines.predict import predict
 from mmbatch.pipelines.retrain import compare, golden_predictions, train_challenger
 from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
 from mmbatch.presets.base import Preset
 from mmbatch.presets.sample import SAMPLE
+from mmbatch.sample import write_sample
 from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.training import EncoderRecipe, HeadRecipe, LateFusionRecipe
-from mmbatch.workspace import Workspace
+from mmbatch.workspace import Settings, Workspace
+from tests.pipelines.test_extract import publish
 from tests.stored_features import BUCKETS, encoders, write_workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
@@ -256,3 +274,51 @@ def test_new_encoders_are_fine_tuned_and_extract_the_labelled_products_only(
     monkeypatch.setattr(retrain, "finetune", lambda *_: None)
     with pytest.raises(InputError, match="no labelled product has what the encoders read"):
         train_challenger(workspace, "encoder", champion=champion, preset=PRESET, weights="folder")
+
+
+@pytest.mark.slow
+def test_encoders_and_a_head_over_sequences_challenge_and_are_extracted_whole_once_they_are_taken(
+    tmp_path: Path,
+) -> None:
+    (source,) = write_sample(str(tmp_path / "source"), rows=240, seed=3)
+    rows = pq.read_table(source)
+    labelled = pa.array([number % 5 != 0 for number in range(rows.num_rows)])
+    at = rows.schema.get_field_index("category_path")
+    kept = pc.if_else(labelled, rows["category_path"], pa.scalar(None, rows.schema.field(at).type))
+    pq.write_table(rows.set_column(at, "category_path", kept), source)
+    workspace = Workspace.create(str(tmp_path / "w"), Settings(preset="sample", level=1, seed=0, buckets=2))
+    ingest(workspace, source=source, columns=SAMPLE.columns)
+    champion = first_champion(workspace, tmp_path)
+    preset = replace(
+        SAMPLE,
+        encoders=tuple(replace(one, training=replace(one.training, epochs=1)) for one in SAMPLE.encoders),
+        head=replace(SAMPLE.head, kinds=("cross-attention",), sequences=True, attention_heads=4, epochs=1),
+    )
+    challenger = train_challenger(workspace, "encoder", champion=champion, preset=preset)
+    (head,) = list_models(workspace, "head")
+    made = [open_model(workspace, kind="encoder", model_id=name) for name in challenger.card["encoders"]]
+    with_label = set(rows["product_id"].filter(labelled).to_pylist())
+    for table in (*(store_of(workspace, model).table for model in made), joined_store(workspace, head).table):
+        held = set(table.read(["product_id"])["product_id"].to_pylist())
+        assert len(held & with_label) > 0.8 * len(with_label)
+        assert len(held - with_label) < 5, "who has the title or photo of a labelled product"
+    assert [model.id for model in newest_encoders(workspace)] == champion.card["encoders"]
+    assert sequence_heads(workspace, newest_encoders(workspace)) == []
+    assert compare(workspace, champion, challenger).rows > 0
+    extract(workspace, made)
+    extract_joined(workspace, head)
+    assert predict(workspace, challenger)["counts"]["predicted"] == rows.num_rows
+    assert [model.id for model in newest_encoders(workspace)] == challenger.card["encoders"]
+    assert sequence_heads(workspace, made) == [head]
+
+
+def first_champion(workspace: Workspace, folder: Path) -> Model:
+    """A published predictor over the preset's encoders as they are drawn from their seed."""
+    models = [
+        publish(workspace, build_encoder(one.kind, weights=None, seed=0, **one.arguments), one.name, folder / one.name)
+        for one in SAMPLE.encoders
+    ]
+    extract(workspace, models)
+    model = train_late_fusion(workspace, models, None, recipe=SAMPLE.late_fusion, goal=Goal(precision=0.6))
+    predict(workspace, model)
+    return model
