@@ -35,7 +35,10 @@ class OfModality:
 
 @dataclass(frozen=True)
 class OfLabelled:
-    """Those of some contents that labelled products have."""
+    """Those of some contents that labelled products have, of everyone in the bucket who has them.
+
+    An encoded content is stored under the first product of its bucket that has it, with a label or without.
+    """
 
     catalog: Snapshot
     contents: Contents
@@ -44,7 +47,8 @@ class OfLabelled:
         """As `Contents.read`."""
         labelled = self.catalog.read(["product_id"], buckets=[bucket], filters=pc.field("label").is_valid())
         rows = self.contents.read(bucket)
-        return rows.filter(pc.is_in(rows["product_id"], value_set=labelled["product_id"].combine_chunks()))
+        wanted = rows.filter(pc.is_in(rows["product_id"], value_set=labelled["product_id"].combine_chunks()))
+        return rows.filter(pc.is_in(rows["content_hash"], value_set=wanted["content_hash"].combine_chunks()))
 
 
 @dataclass(frozen=True)

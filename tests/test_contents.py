@@ -8,13 +8,14 @@ import pytest
 
 from mmbatch import schema
 from mmbatch.catalog import Catalog, digest
-from mmbatch.contents import OfModality, PossiblyTogether, Together, joint_hashes
+from mmbatch.contents import OfLabelled, OfModality, PossiblyTogether, Together, joint_hashes
 from mmbatch.feature_store import FeatureStore
 from mmbatch.schema import Modality
 from mmbatch.tables import Snapshot
 from mmbatch.workspace import Settings, Workspace
 
 TEXT, IMAGE, OTHER = (digest(name.encode()) for name in ("text", "image", "other"))
+LABELS = {"no image": ["a"], "broken": ["b", "c"], "nothing": ["a"]}
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def workspace(tmp_path: Path) -> Workspace:
     workspace = Workspace.create(str(tmp_path / "w"), Settings(preset="sample", level=1, seed=0, buckets=1))
     hashes = {"whole": (TEXT, IMAGE), "no image": (TEXT, None), "broken": (TEXT, OTHER), "nothing": (None, None)}
     rows = [
-        {"product_id": name, "text_hash": text, "image_hash": image, "bucket": 0}
+        {"product_id": name, "text_hash": text, "image_hash": image, "label": LABELS.get(name), "bucket": 0}
         for name, (text, image) in hashes.items()
     ]
     table = Catalog(workspace=workspace).table
@@ -58,6 +59,17 @@ def test_either_content_changes_the_hash_of_both_and_nothing_has_none() -> None:
 def test_products_without_the_modality_have_no_content_of_it(workspace: Workspace) -> None:
     catalog = Catalog(workspace=workspace).table.snapshot()
     assert pairs(OfModality(catalog, "image").read(0)) == [("broken", OTHER), ("whole", IMAGE)]
+
+
+def test_contents_of_labelled_products_are_those_of_everyone_who_has_them(workspace: Workspace) -> None:
+    catalog = Catalog(workspace=workspace).table.snapshot()
+    assert pairs(OfLabelled(catalog, OfModality(catalog, "image")).read(0)) == [("broken", OTHER)]
+    held: dict[Modality, tuple[Snapshot, ...]] = {"text": (stored(workspace, "text", TEXT),)}
+    found = pairs(OfLabelled(catalog, Together(catalog, held)).read(0))
+    assert found == [(name, joint(TEXT, None)) for name in ("broken", "no image", "whole")]
+    held["image"] = (stored(workspace, "image", IMAGE),)
+    found = pairs(OfLabelled(catalog, Together(catalog, held)).read(0))
+    assert found == [("broken", joint(TEXT, None)), ("no image", joint(TEXT, None))]
 
 
 def test_a_content_that_no_encoder_holds_is_none(workspace: Workspace) -> None:

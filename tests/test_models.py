@@ -100,16 +100,13 @@ def store(workspace: Workspace, kind: Kind, content: str, folder: Path, *encoder
 def say_published(workspace: Workspace, *predictors: str, bucket: int = 2) -> None:
     """Make the published predictions of one bucket those of these predictors, a product each."""
     table = workspace.table("predictions", schema=schema.PREDICTIONS)
-    columns = {
-        name: pa.nulls(len(predictors), kind) for name, kind in zip(table.schema.names, table.schema.types, strict=True)
-    }
+    columns = {field.name: pa.nulls(len(predictors), field.type) for field in table.schema}
     columns["product_id"] = pa.array([f"p{number}" for number in range(len(predictors))])
     columns["predictor"] = pa.array(predictors)
     rows = pa.table(columns, schema=table.schema)
     version = table.version()
-    table.replace(
-        [table.write_file(rows, bucket=bucket)], table.files([bucket]), app_id=str(version), read_version=version
-    )
+    added, removed = [table.write_file(rows, bucket=bucket)], table.files([bucket])
+    table.replace(added, removed, app_id=str(version), read_version=version)
 
 
 def test_what_is_published_is_by_the_predictor_of_most_predictions(workspace: Workspace, tmp_path: Path) -> None:

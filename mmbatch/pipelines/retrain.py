@@ -124,7 +124,7 @@ def compare(workspace: Workspace, champion: Model, challenger: Model) -> Differe
     before, after = (
         pd.DataFrame(golden_predictions(workspace, model, history)._asdict()) for model in (champion, challenger)
     )
-    both = before.merge(after, on=["product_id", "gold"])
+    both = before.merge(after, on=["product_ids", "gold"])
     found = difference(both["gold"], both["predicted_x"], both["predicted_y"], seed=workspace.settings.seed)
     found = replace(found, left_out=len(before) + len(after) - 2 * len(both))
     others = f"; {found.left_out:,} rows that one of them cannot predict are left out" if found.left_out else ""

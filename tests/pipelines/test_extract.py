@@ -158,6 +158,36 @@ def test_a_new_encoder_encodes_everything_and_leaves_the_others_alone(
     assert counts(ledger, "text")["unchanged"] == 10
 
 
+def test_of_labelled_products_alone_a_new_encoder_encodes_as_much_and_leaves_the_quarantine_as_it_is(
+    workspace: Workspace, models: list[Model], tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(photo(99))
+    rows = [row | {"label": "ab"[number % 2] if number % 3 else None} for number, row in enumerate(products())]
+    rows += [{"id": f"twin of p000 {n}", "title": "title 0", "image": None, "label": "a"} for n in range(20)]
+    rows.append({"id": "gone", "title": "title", "image": str(tmp_path / "photo.png"), "label": None})
+    images = [row["image"] if isinstance(row["image"], str) else None for row in rows]
+    texts = pa.Table.from_pylist([row | {"image": image} for row, image in zip(rows, images, strict=True)])
+    pq.write_table(texts, tmp_path / "labelled.parquet")
+    columns = Columns(id="id", title="title", image="image", label=("label",))
+    ingest(workspace, source=str(tmp_path / "labelled.parquet"), columns=columns)
+    (tmp_path / "photo.png").unlink()
+    extract(workspace, models)
+    held = quarantine_table(workspace).read().to_pylist()
+    assert [entry["reason"] for entry in held] == ["image_missing"]
+    new = publish(workspace, NgramText.from_scratch(buckets=256, width=16, seed=1), "new", tmp_path / "new")
+    ledger = extract(workspace, [new, models[1]], labelled_only=True)
+    whole = {row["id"] for row in rows if row["label"]} | {"p000", "twin1"}  # who share bucket and title with one that has a label
+    done = counts(ledger, "new")
+    assert (done["products"], done["computed"] + done["reused"]) == (len(whole), len(whole))
+    assert {product for product, _ in keys(workspace, new)} == whole
+    assert quarantine_table(workspace).read().to_pylist() == held
+    again = extract(workspace, [new, models[1]], labelled_only=True)
+    assert counts(again, "new")["unchanged"] == len(whole)
+    assert quarantine_table(workspace).read().to_pylist() == held
+    rest = counts(extract(workspace, [new]), "new")
+    assert (rest["unchanged"], rest["computed"] + rest["reused"]) == (len(whole), len(rows) - len(whole))
+
+
 def test_an_image_that_went_missing_is_quarantined_for_every_product_that_shows_it_until_it_is_back(
     workspace: Workspace, models: list[Model], tmp_path: Path
 ) -> None:
