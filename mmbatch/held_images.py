@@ -1,7 +1,7 @@
 """Web images that the catalog has, found by product and address, so that none is downloaded twice.
 
 A record is 32 bytes: a key of 16, two SipHashes of product id and address, and the 16 of the image's content hash. With
-ten million records, the chance that another product or address is taken for one of them is 1e-31 a look-up.
+ten million records, the chance that another product or address is taken for one of them is 3e-32 a look-up.
 """
 
 from collections.abc import Sequence
