@@ -35,6 +35,8 @@ class HeldImages:
         web = ds.field("image_hash").is_valid() & pc.match_substring_regex(ds.field("image_uri"), WEB_ADDRESS)
         for bucket in sorted({entry.bucket for entry in images.entries}):
             rows = products.read(["product_id", "image_uri", "image_hash"], buckets=[bucket], filters=web)
+            if not rows.num_rows:
+                continue
             stored = images.read(["image_hash"], buckets=[bucket])["image_hash"].combine_chunks()
             rows = rows.filter(pc.is_in(rows["image_hash"], value_set=stored))
             records[end : end + len(rows)] = _records(rows)
