@@ -1,7 +1,7 @@
 """Web images that the catalog has, found by product and address, so that none is downloaded twice.
 
 A record is 32 bytes: a key of 16, two SipHashes of product id and address, and the 16 of the image's content hash. With
-ten million records, the chance that another product or address is taken for one of them is 1e-31 a look-up.
+ten million records, the chance that another product or address is taken for one of them is 3e-32 a look-up.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,8 @@ class HeldImages:
         web = ds.field("image_hash").is_valid() & pc.match_substring_regex(ds.field("image_uri"), WEB_ADDRESS)
         for bucket in sorted({entry.bucket for entry in images.entries}):
             rows = products.read(["product_id", "image_uri", "image_hash"], buckets=[bucket], filters=web)
+            if not rows.num_rows:
+                continue
             stored = images.read(["image_hash"], buckets=[bucket])["image_hash"].combine_chunks()
             rows = rows.filter(pc.is_in(rows["image_hash"], value_set=stored))
             records[end : end + len(rows)] = _records(rows)

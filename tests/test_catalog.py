@@ -113,3 +113,42 @@ def test_many_products_hash_alike_across_calls() -> None:
     buckets = schema.bucket_of(ids, 8)
     assert np.bincount(buckets).min() > 80
     assert schema.bucket_of(["p0", "p1", "p2"], 8).tolist() == buckets[:3].tolist() == [3, 1, 1]
+
+
+def test_of_a_feed_the_last_row_of_an_id_counts_whatever_the_order_of_arrival() -> None:
+    late = source(product("a", "second"), product("b", "back", description="d"), unit=1)
+    early = source(product("a", "first"), product("b", None, deleted=True), product("c", None, deleted=True), unit=0)
+    old = merge(EMPTY, source(product("b"), product("c"))).rows
+    merged = merge(old, pa.concat_tables([late, early]), last=True)
+    assert merged.rows.select(["product_id", "title"]).to_pylist() == [
+        {"product_id": "a", "title": "second"},
+        {"product_id": "b", "title": "back"},
+    ]
+    assert merged.duplicates["position"].to_pylist() == [0, 1]
+    assert (merged.new, merged.edited, merged.deleted, merged.deleted_unknown) == (1, 1, 1, 0)
+    assert merged.removed.to_pylist() == ["c"]
+    assert merged.edited_fields == {"title": 1, "description": 1, "image": 0, "label": 0}
+
+
+def test_a_delete_of_an_unknown_product_changes_nothing() -> None:
+    old = merge(EMPTY, source(product("a"))).rows
+    merged = merge(old, source(product("b", None, deleted=True)), last=True)
+    assert merged.rows is old
+    assert (merged.deleted, merged.deleted_unknown, len(merged.removed)) == (0, 1, 0)
+
+
+def test_what_differs_is_counted_and_named_by_field() -> None:
+    first = product("a", "x", image=b"i", image_uri="https://h/i", label=["l"])
+    old = merge(EMPTY, source(first)).rows
+    edits = {"image": b"j", "label": ["m"], "description": "new"}
+    assert merge(old, source(first | edits)).edited_fields == {"title": 0, "description": 1, "image": 1, "label": 1}
+    moved = merge(old, source(first | {"image_uri": "https://h/j"}))
+    assert (moved.edited, set(moved.edited_fields.values())) == (1, {0})
+    twice = merge(EMPTY, source(first, first, first | {"title": None}, first | edits)).duplicates
+    assert twice["differing"].to_pylist() == ["", "title", "description, image, label"]
+
+
+def test_an_image_that_was_not_fetched_again_keeps_its_hash() -> None:
+    rows = source(product("a", image_hash=digest(b"i"), image_uri="https://h/i"), product("b", image=b"j"))
+    assert rows["image_hash"].to_pylist() == [digest(b"i"), digest(b"j")]
+    assert rows["image"].to_pylist() == [None, b"j"]

@@ -118,3 +118,14 @@ def test_a_bad_value_is_refused_before_anything_is_made(value: str, tmp_path: Pa
     assert done.stderr.startswith("error: --images-from ")
     assert "secret" not in done.stderr
     assert not (tmp_path / "w").exists()
+
+
+def test_workers_share_what_is_stored_from_the_web(tmp_path: Path, server: Server) -> None:
+    names = {name: f"{server.site}/good/{name}" for name in ("a", "b")}
+    source = write_catalog(tmp_path / "source", names)
+    assert ingest(tmp_path / "w", source, server.site)[0]["new"] == 2
+    asked = len(server.asked)
+    source.write_text(source.read_text().replace("title of a", "another title"))
+    counts, _ = ingest(tmp_path / "w", source, server.site)
+    assert (counts["edited"], counts["unchanged"], counts["part_reasons"]) == (1, 1, {})
+    assert len(server.asked) == asked == 2

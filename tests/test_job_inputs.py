@@ -68,6 +68,14 @@ def test_columns_that_make_no_catalog(
     assert found in refused("ingest", "--workspace", tmp_path / "w", "--source", file, "--columns", *columns)
 
 
+def test_a_snapshot_is_no_feed(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
+    source = write_csv([{"sku": 1, "name": "a", "op": "c"}])
+    flags = ("--workspace", tmp_path / "w", "--source", source, "--snapshot")
+    line = refused("ingest", *flags, "--columns", "id=sku", "title=name", "operation=op")
+    assert "--snapshot with --columns operation=op: a feed of changes does not name the whole catalog" in line
+    assert not (tmp_path / "w").exists()
+
+
 def test_a_source_that_is_not_there_or_empty(tmp_path: Path) -> None:
     assert "none.csv" in refused("ingest", "--workspace", tmp_path / "w", "--source", tmp_path / "none.csv", *COLUMNS)
     (tmp_path / "empty.csv").write_text("")

@@ -28,13 +28,17 @@ def jpeg(width=32, height=24, seed=0):
 JPEG = jpeg()
 
 
-def check(columns, folder="/nowhere", **content):
-    """Rows and rejects of a batch, as lists of dicts."""
+def check_batches(columns, folder="/nowhere", **content):
     table = pa.table(content)
     raw = RawBatch(table, pa.array(range(100, 100 + table.num_rows), pa.int64()), [])
     access = ImageAccess(places=("gs://bucket", "memory://pictures")).beside(str(folder))
     with ImageReader(access, folder=str(folder)) as reader:
-        batches = list(check_rows(raw, columns, reader=reader))
+        return list(check_rows(raw, columns, reader=reader))
+
+
+def check(columns, folder="/nowhere", **content):
+    """Rows and rejects of a batch, as lists of dicts."""
+    batches = check_batches(columns, folder, **content)
     rows = [row for batch in batches for row in batch.rows.to_pylist()]
     return rows, [reject for batch in batches for reject in batch.rejects.to_pylist()]
 
@@ -313,3 +317,45 @@ def test_images_beside_a_parquet_file(tmp_path):
     (unit,) = plan_units([f"{tmp_path}/a.parquet"], columns)
     (batch,) = read_unit(unit, columns)
     assert batch.rows["image"].to_pylist() == [jpeg(seed=number) for number in range(3)]
+
+
+def check_feed(**content):
+    columns = Columns(id="id", title="title", image="image", label=("label",), operation="op")
+    (checked,) = check_batches(columns, **content)
+    return checked
+
+
+def test_rows_of_a_feed():
+    checked = check_feed(
+        id=["a", "b", "c", None, "e", None],
+        op=["U", "delete", "merge", "d", "update_preimage", "update_preimage"],
+        title=["t", "t", "t", "t", "t", "t"],
+        image=["none.jpg", "none.jpg", None, None, "none.jpg", None],
+        label=["l > m", "l > m", "l", "l", "l", "l"],
+    )
+    assert checked.rows.select(["product_id", "title", "image_uri", "label", "deleted"]).to_pylist() == [
+        {"product_id": "a", "title": "t", "image_uri": None, "label": None, "deleted": False},
+        {"product_id": "b", "title": None, "image_uri": None, "label": None, "deleted": True},
+    ]
+    found = [(row["position"], row["product_id"], row["reason"]) for row in checked.rejects.to_pylist()]
+    assert sorted(found, key=str) == [
+        (100, "a", "bad_label"),
+        (100, "a", "image_missing"),
+        (102, "c", "bad_operation"),
+        (103, None, "no_id"),
+    ]
+    assert checked.skipped == 2
+
+
+def test_a_delete_needs_nothing_but_an_id_that_can_be_read():
+    bad = pa.array([b"\xff", b"t", b"t"], pa.binary())
+    checked = check_feed(
+        id=pa.array([b"a", b"\xff", b"c"], pa.binary()),
+        op=pa.array([b"d", b"d", b"\xff"], pa.binary()),
+        title=bad,
+        image=[None] * 3,
+        label=bad,
+    )
+    assert checked.rows["product_id"].to_pylist() == ["a"]
+    messages = checked.rejects["message"].to_pylist()
+    assert messages == ["not UTF-8: column 'id'", "not UTF-8: column 'op'"]

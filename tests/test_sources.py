@@ -1,11 +1,13 @@
 import os
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from mmbatch import schema
 from mmbatch.errors import InputError
@@ -13,8 +15,10 @@ from mmbatch.sources import (
     REJECTS,
     Columns,
     Unit,
+    check_kind,
     fingerprint_files,
     list_files,
+    newest_change,
     plan_units,
     read_unit,
     source_folder,
@@ -130,6 +134,40 @@ def test_fingerprint_of_remote_files_follows_a_rewrite_of_the_same_size():
     assert first == fingerprint_files(["memory:///prints/a.csv"])
     memory.pipe("/prints/a.csv", b"34")
     assert first != fingerprint_files(["memory:///prints/a.csv"])
+
+
+def test_newest_change_of_local_and_remote_files(tmp_path):
+    one, two = write(tmp_path, a__csv=CSV, b__csv=CSV)
+    os.utime(one, (0, 1_700_000_000))
+    os.utime(two, (0, 1_600_000_000))
+    assert newest_change([one, two]) == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    began = datetime.now(UTC)
+    fsspec.filesystem("memory").pipe("/times/a.csv", CSV.encode())
+    assert began <= newest_change(["memory:///times/a.csv"]) <= datetime.now(UTC)
+
+
+def test_a_file_system_that_does_not_say_when_a_file_changed(tmp_path, monkeypatch):
+    def modified(self, path):
+        raise NotImplementedError
+
+    (one,) = write(tmp_path, a__csv=CSV)
+    monkeypatch.setattr(LocalFileSystem, "modified", modified)
+    assert newest_change([one]) is None
+
+
+def test_a_feed_may_be_empty_and_a_catalog_may_not(tmp_path):
+    (file,) = write(tmp_path, a__csv="id,title,op\n")
+    assert plan_units([file], Columns(id="id", title="title", operation="op")) == []
+    with pytest.raises(InputError, match=r"no rows in 1 file\(s\), only headers"):
+        plan_units([file], COLUMNS)
+
+
+def test_a_snapshot_is_no_feed():
+    feed = Columns(id="id", title="title", operation="op")
+    check_kind(feed, snapshot=False)
+    check_kind(COLUMNS, snapshot=True)
+    with pytest.raises(InputError, match="--snapshot with --columns operation=op: a feed of changes does not name"):
+        check_kind(feed, snapshot=True)
 
 
 def test_fingerprint_of_a_file_that_is_gone(tmp_path):
