@@ -230,13 +230,13 @@ def _numbers(sample: Sample) -> dict[str, Floats]:
 
 
 def _names(sample: Sample) -> dict[str, npt.NDArray[np.str_]]:
-    texts = pc.binary_join_element_wise(sample.titles, sample.descriptions, " ", null_handling="skip")
-    neither = pc.and_(pc.is_null(sample.titles), pc.is_null(sample.descriptions))
+    titles, descriptions = sample.titles, sample.descriptions
+    texts = pc.coalesce(pc.binary_join_element_wise(titles, descriptions, " "), titles, descriptions)
     return {
         "missing title": _missing(np.asarray(pc.is_null(sample.titles))),
         "missing description": _missing(np.asarray(pc.is_null(sample.descriptions))),
         "missing image": _missing(~sample.images),
-        "language": languages(texts.filter(pc.invert(neither))),
+        "language": languages(texts),
     }
 
 
