@@ -36,7 +36,7 @@ FEWEST = 200
 is reached without drift by 3 of 1,000 features (chi-squared of 9 degrees of freedom above 25)."""
 
 BINS = 10
-"""Of a feature of numbers, where all its values differ."""
+"""Of a feature of numbers; more where a number is several deciles at once."""
 
 NAMES = 10
 """Most frequent names of a feature that have bins of their own; the others share one."""
@@ -126,13 +126,17 @@ class Projections:
 
     @classmethod
     def of(cls, vectors: npt.NDArray[np.float16]) -> Self:
-        """The principal directions of at least one vector `[N, W]`, of unit length each."""
+        """The directions of every second vector of at least two `[N, W]`, and the deciles of the others along them.
+
+        Along directions that the same vectors chose they would spread wider than any others do: 20,000 normal vectors
+        of 2,048 numbers then seem to drift by 0.12.
+        """
         unit_NW = unit(vectors)
-        centred_NW = unit_NW - unit_NW.mean(axis=0)
+        centred_NW = unit_NW[::2] - unit_NW[::2].mean(axis=0)
         width = vectors.shape[1]
         directions_WK = eigh(centred_NW.T @ centred_NW, subset_by_index=[max(0, width - DIRECTIONS), width - 1])[1]
         stored_KW = np.ascontiguousarray(directions_WK.T[::-1], "<f2")
-        along = tuple(Numbers.of(column) for column in _projected(unit_NW, stored_KW).T)
+        along = tuple(Numbers.of(column) for column in _projected(unit_NW[1::2], stored_KW).T)
         return cls(directions=base64.b64encode(stored_KW.tobytes()).decode(), along=along)
 
     def drift(self, vectors: npt.NDArray[np.float16]) -> float:
@@ -154,12 +158,15 @@ class Reference:
 
     @classmethod
     def of(cls, sample: Sample) -> Self:
-        """The distributions of a sample; a feature with fewer than `FEWEST` values is left out."""
+        """The distributions of a sample; a feature with fewer than `FEWEST` values is left out.
+
+        Of vectors, with fewer than twice as many: half of them choose the directions.
+        """
         return cls(
             rows=sample.rows,
             numbers={name: Numbers.of(values) for name, values in _enough(_numbers(sample)).items()},
             names={name: Names.of(values) for name, values in _enough(_names(sample)).items()},
-            vectors={name: Projections.of(values) for name, values in _enough(_vectors(sample)).items()},
+            vectors={name: Projections.of(values) for name, values in _enough(_vectors(sample), 2 * FEWEST).items()},
         )
 
     def drift(self, sample: Sample) -> dict[str, float]:
@@ -223,20 +230,17 @@ def languages(texts: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.str_]:
 
 
 def _numbers(sample: Sample) -> dict[str, Floats]:
-    return {
-        "title length": _lengths(sample.titles),
-        "description length": _lengths(sample.descriptions),
-    }
+    return {"title length": _lengths(sample.titles), "description length": _lengths(sample.descriptions)}
 
 
 def _names(sample: Sample) -> dict[str, npt.NDArray[np.str_]]:
-    titles, descriptions = sample.titles, sample.descriptions
-    texts = pc.coalesce(pc.binary_join_element_wise(titles, descriptions, " "), titles, descriptions)
+    filled = [pc.fill_null(texts, "") for texts in (sample.titles, sample.descriptions)]
+    texts = pc.utf8_trim_whitespace(pc.binary_join_element_wise(*filled, " "))
     return {
         "missing title": _missing(np.asarray(pc.is_null(sample.titles))),
         "missing description": _missing(np.asarray(pc.is_null(sample.descriptions))),
         "missing image": _missing(~sample.images),
-        "language": languages(texts),
+        "language": languages(texts.filter(pc.not_equal(texts, ""))),
     }
 
 
@@ -244,8 +248,8 @@ def _vectors(sample: Sample) -> dict[str, npt.NDArray[np.float16]]:
     return {f"vectors of {name}": vectors for name, vectors in sample.vectors.items()}
 
 
-def _enough(features: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values for name, values in features.items() if len(values) >= FEWEST}
+def _enough(features: Mapping[str, Any], fewest: int = FEWEST) -> dict[str, Any]:
+    return {name: values for name, values in features.items() if len(values) >= fewest}
 
 
 def _lengths(texts: pa.Array | pa.ChunkedArray) -> Floats:

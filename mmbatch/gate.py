@@ -33,7 +33,8 @@ class Gate:
     """Population stability index against the training reference, of the worst feature: above 0.25 a population is
     usually taken for another one, below 0.10 for the same (Siddiqi, Credit Risk Scorecards, 2006)."""
     golden: float = 0.01
-    """Fall of macro-F1 on the golden rows, 0..1."""
+    """Fall of macro-F1 on the golden rows, 0..1: about one more wrong product of a hundred, where categories are of a
+    size; less is mostly noise."""
     returning: float = 0.5
     """Share of the changes taken back by the last rollback that would be published again, 0..1: most of what a person
     has refused is not to come back by itself."""
@@ -103,7 +104,7 @@ class Measured:
     columns_before: tuple[str, ...] | None
     """`name: type` of each column of the published table."""
     columns_after: tuple[str, ...]
-    """Likewise of the staged one."""
+    """Likewise of the staged one; empty: products are removed and nothing is staged."""
     returning: tuple[int, int] | None
     """Changes taken back by the last rollback, and how many of those come again."""
 
@@ -243,6 +244,8 @@ def _labels(_: Gate, measured: Measured) -> Rule:
 def _columns(_: Gate, measured: Measured) -> Rule:
     if measured.columns_before is None:
         return _not_judged("columns", None, "nothing was published before")
+    if not measured.columns_after:
+        return _not_judged("columns", None, "nothing is staged")
     before, after = set(measured.columns_before), set(measured.columns_after)
     lost, new = sorted(before - after), sorted(after - before)
     differing = [*(f"without {column}" for column in lost), *(f"with {column}" for column in new)]

@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from mmbatch.catalog import Catalog
+from mmbatch.drift import Reference
 from mmbatch.errors import InputError
 from mmbatch.fusion.boosting import Boosting, parameters_of, rows_of, train_booster
 from mmbatch.fusion.late import LateFusion
@@ -18,6 +19,7 @@ from mmbatch.models import Model, fetch_model
 from mmbatch.pipelines import scored_rows
 from mmbatch.pipelines.boost import BoostTask, boost_here, boost_on_workers
 from mmbatch.pipelines.cluster import start_ray
+from mmbatch.pipelines.drift import REFERENCE, reference_of
 from mmbatch.pipelines.feature_rows import FeatureRows, rows_per_bucket
 from mmbatch.pipelines.late_search import search_recipe
 from mmbatch.pipelines.rows import training_labels
@@ -137,6 +139,9 @@ def test_a_predictor_is_fitted_once_and_calibrated_on_rows_of_its_own(workspace:
     predictor = Predictor.load(fetch_model(model))
     assert set(predictor.calibration.temperatures) == {"image", "text"}
     assert predictor.abstaining.rows == 60
+    reference = Reference.from_json((fetch_model(model) / REFERENCE).read_text())
+    assert reference == reference_of(workspace, encoders(workspace))
+    assert (reference.rows, reference.vectors.keys()) == (420, {"vectors of image", "vectors of text"})
     again = train_late_fusion(workspace, encoders(workspace), None, recipe=RECIPE, goal=Goal(precision=0.6))
     assert again.id == model.id
     higher = train_late_fusion(workspace, encoders(workspace), None, recipe=RECIPE, goal=Goal(precision=0.999))
