@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.footprint import measure
 from benchmarks.running import report
 from benchmarks.stored import name_encoders, write_products, write_vectors
-from mmbatch.schema import Modality
+from mmbatch.schema import Modality, Split
 from mmbatch.workspace import Settings, Workspace
 
 ENCODERS: dict[str, tuple[Modality, int]] = {
@@ -24,16 +24,17 @@ ENCODERS: dict[str, tuple[Modality, int]] = {
     "photo": ("image", 1280),
 }
 BUCKETS, CATEGORIES = 64, 50
+SPLITS: tuple[Split, ...] = ("fusion", "test", *("train",) * 18)
 
 
 def write_workspace(folder: Path, rows: int) -> None:
-    """Labelled products, eight of ten train rows, with noise for vectors."""
+    """Labelled products, nine of ten train rows, with noise for vectors."""
     workspace = Workspace.create(str(folder), Settings(preset="sample", level=1, seed=0, buckets=BUCKETS))
     models = name_encoders(workspace, ENCODERS)
     for bucket in range(BUCKETS):
         numbers, rng = np.arange(bucket, rows, BUCKETS), np.random.default_rng(bucket)
         every = np.ones(len(numbers), bool)
-        write_products(workspace, bucket, numbers, codes=numbers % CATEGORIES, labelled=every)
+        write_products(workspace, bucket, numbers, codes=numbers % CATEGORIES, labelled=every, splits=SPLITS)
         for model in models:
             vectors = rng.standard_normal((len(numbers), model.card["width"]), np.float32)
             write_vectors(workspace, model, bucket, numbers, vectors)

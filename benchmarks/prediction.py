@@ -1,20 +1,21 @@
 """What predicting from stored features costs: rows a second beside head and booster alone, memory, a new head.
 
-    python -m benchmarks.prediction rate   --folder DIR [--rows 1000000]
-    python -m benchmarks.prediction memory --folder DIR [--rows 1000000]
-    python -m benchmarks.prediction head   --folder DIR --extraction 65 [--rows 1000000]
+    python -m benchmarks.prediction --folder DIR --extraction 65 [--rows 1000000]
 
-rate    `jobs.predict` of the whole catalog, and `Predictor.predict` alone on the same vectors in memory, a process a
-        processor, a bucket at a time as the job does; before and after the job, as a machine is not equally fast at
-        all times
-memory  peak memory of `jobs.predict` for a tenth of the rows and for all
-head    the whole catalog predicted by a second predictor over the same features, beside extracting all of it again at a
-        rate that was measured (`benchmarks.throughput`, products a second)
+small     `jobs.predict` of a tenth of the products, for its peak memory
+large     `jobs.predict` of all of them, by the same predictor, and its rows a second over those of `Predictor.predict`
+          alone on vectors in memory, a process a processor, a bucket at a time as the job does; measured before and
+          after the job, as a machine is not equally fast at all times
+worker    processor seconds of `Predictor.predict` over those of a job's whole work on the same buckets, in turn
+new head  the whole catalog predicted by a second predictor over the same features, and how much longer extracting all
+          of it again would take at a rate that was measured (`--extraction`, products a second by
+          `benchmarks.throughput`)
 
 The products are made up: 27 categories, a text vector of 384 and an image vector of 1,280 numbers, of which each names
 the category where it is sure and any category where it is less so; one product in twenty has no image. Probes, head,
-boosted late fusion and thresholds are trained by the jobs on the first 20,000 products, which are labelled. `--folder`
-is new. A job's rate from its first bucket on is by its own lines of progress.
+boosted late fusion and thresholds are trained by the jobs on the first 40,000 products, which are labelled (24,000
+train, 8,000 fusion and 4,000 calibration rows, as of a catalog like Rakuten's). `--folder` is new. A job's rate from
+its first bucket on is by its own lines of progress, so that what was under way when it wrote the first is in it too.
 """
 
 import argparse
@@ -34,16 +35,26 @@ from benchmarks.stored import name_encoders, write_products, write_vectors
 from mmbatch.catalog import Catalog
 from mmbatch.errors import MmbatchError
 from mmbatch.models import Model, newest_predictor
-from mmbatch.pipelines.cluster import ALLOCATOR
-from mmbatch.pipelines.predict import read_features
+from mmbatch.pipelines.cluster import ALLOCATOR, remove_folder
+from mmbatch.pipelines.predict import _predict_bucket, read_features
 from mmbatch.predictions import Predictions
 from mmbatch.predictor import Features, Predictor, load_predictor
-from mmbatch.schema import Modality
+from mmbatch.schema import Modality, Split
 from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Settings, Workspace, buckets_for
 
 ENCODERS: dict[str, tuple[Modality, int]] = {"minilm": ("text", 384), "efficientnet-lite0": ("image", 1280)}
-CATEGORIES, LABELLED = 27, 20_000
+CATEGORIES, LABELLED = 27, 40_000
+SPLITS: tuple[Split, ...] = (
+    *("train",) * 12,
+    *("fusion",) * 4,
+    *("calibration",) * 2,
+    "golden",
+    "test",
+)
+BUCKETS_ALONE = 16
+"""Whose vectors are held in memory."""
+
 SURE, UNSURE = 0.4, 0.2
 """How much of a vector's length names a category, before noise: where it is right, and where it may be any."""
 
@@ -62,7 +73,9 @@ def write_workspace(folder: Path, rows: int) -> Workspace:
     for bucket in range(settings.buckets):
         numbers, rng = np.arange(bucket, rows, settings.buckets), np.random.default_rng([bucket, rows])
         codes, imageless = rng.integers(CATEGORIES, size=len(numbers)), rng.random(len(numbers)) < 0.05
-        write_products(workspace, bucket, numbers, codes=codes, labelled=numbers < LABELLED, imageless=imageless)
+        write_products(
+            workspace, bucket, numbers, codes=codes, labelled=numbers < LABELLED, splits=SPLITS, imageless=imageless
+        )
         for model in models:
             there = ~imageless if model.card["modality"] == "image" else np.ones(len(numbers), bool)
             vectors = _vectors(rng, codes[there], centres[model.name])
@@ -77,35 +90,43 @@ def _vectors(rng: np.random.Generator, codes_N: np.ndarray, centres_CW: np.ndarr
     strength_N = np.where(sure_N, SURE, UNSURE) * rng.uniform(0.5, 1.5, len(codes_N))
     noise_NW = rng.standard_normal((len(codes_N), centres_CW.shape[1]), np.float32)
     scaled_N = (strength_N * np.sqrt(384 / centres_CW.shape[1])).astype(np.float32)
-    return noise_NW + scaled_N[:, None] * centres_CW[said_N]
+    found_NW: np.ndarray = noise_NW + scaled_N[:, None] * centres_CW[said_N]
+    return found_NW
 
 
 def train(workspace: Workspace, *, epochs: int = 3) -> Model:
     """Head and boosted late fusion by their jobs; `MmbatchError` where boosting was not kept."""
     run_job("train_head", workspace.uri, "--training", f"epochs={epochs}")
-    run_job("train_late_fusion", workspace.uri, "--precision", "0.9")
+    run_job("train_late_fusion", workspace.uri, "--precision", "0.95")
     model = newest_predictor(workspace)
     if not model.card["late_fusion"]["rounds"]:
         raise MmbatchError(f"{model.uri}: boosting was not kept, so there is nothing to compare with")
     return model
 
 
-def rate(folder: Path, rows: int) -> dict[str, Any]:
-    """The job beside what cannot be saved."""
-    workspace = write_workspace(folder / "workspace", rows)
-    model = train(workspace)
-    before = alone(workspace)
-    job = figures_of(run_job("predict", workspace.uri), workspace)
-    after = alone(workspace)
-    limit = (before + after) / 2
-    return {
-        "late_fusion": model.card["late_fusion"],
-        "decisions": model.card["decisions"],
-        "alone_per_s": [round(before), round(after)],
-        "job": job,
-        "ratio_whole": round(job["per_s"] / limit, 3),
-        "ratio_from_first_bucket": round(job["per_s_from_first_bucket"] / limit, 3),
-    }
+def measured(folder: Path, rows: int, extraction: float) -> dict[str, Any]:
+    """All of it."""
+    small = write_workspace(folder / "small", rows // 10)
+    model = train(small)
+    figures: dict[str, Any] = {"late_fusion": model.card["late_fusion"], "decisions": model.card["decisions"]}
+    figures["small"] = figures_of(run_job("predict", small.uri), small)
+    large = write_workspace(folder / "large", rows)
+    shutil.copytree(folder / "small" / "models", folder / "large" / "models", dirs_exist_ok=True)
+    figures["worker"] = worker_ratios(large)
+    before = alone(large)
+    figures["large"] = job = figures_of(run_job("predict", large.uri), large)
+    figures["alone_per_s"] = [round(before), round(alone(large))]
+    limit = sum(figures["alone_per_s"]) / 2
+    figures["ratio_whole"] = round(job["per_s"] / limit, 3)
+    figures["ratio_from_first_bucket"] = round(job["per_s_from_first_bucket"] / limit, 3)
+    figures["memory_ratio"] = round(job["peak_gib"] / figures["small"]["peak_gib"], 3)
+    started = time.monotonic()
+    train(large, epochs=4)
+    trained = time.monotonic() - started
+    figures["new_head"] = again = figures_of(run_job("predict", large.uri), large)
+    figures["new_head_training_seconds"] = round(trained)
+    figures["times_faster"] = round(rows / extraction / again["seconds"] + 1, 1)
+    return figures
 
 
 def figures_of(done: Finished, workspace: Workspace) -> dict[str, Any]:
@@ -134,8 +155,7 @@ def staged_lines(lines: Sequence[tuple[float, str]]) -> list[tuple[float, int]]:
 
 def alone(workspace: Workspace) -> float:
     """Products a second of `Predictor.predict`, a process a processor, on vectors that are in memory."""
-    os.environ.update(ALLOCATOR | {"OMP_NUM_THREADS": "1"})
-    processes, buckets = os.cpu_count() or 1, range(workspace.settings.buckets)
+    processes, buckets = os.cpu_count() or 1, range(min(workspace.settings.buckets, BUCKETS_ALONE))
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(processes)
     with context.Pool(processes, _share, (ready,)) as pool:
@@ -167,52 +187,35 @@ def _held(workspace: Workspace, predictor: Predictor, bucket: int) -> Features:
     return read_features(Catalog(workspace=workspace).keys([bucket]), predictor, workspace, bucket)
 
 
-def memory(folder: Path, rows: int) -> dict[str, Any]:
-    """Ten times the rows by the same predictor, the same memory?"""
-    figures: dict[str, Any] = {}
-    for count in (rows // 10, rows):
-        workspace = write_workspace(folder / str(count), count)
-        if figures:
-            shutil.copytree(folder / str(rows // 10) / "models", folder / str(count) / "models", dirs_exist_ok=True)
-        else:
-            train(workspace)
-        figures[str(count)] = figures_of(run_job("predict", workspace.uri), workspace)
-    small, large = (found["peak_gib"] for found in figures.values())
-    return figures | {"ratio": round(large / small, 3)}
-
-
-def head(folder: Path, rows: int, extraction: float) -> dict[str, Any]:
-    """A new head over everything that is published."""
-    workspace = write_workspace(folder / "workspace", rows)
-    figures: dict[str, Any] = {}
-    for name, epochs in (("first", 3), ("new_head", 4)):
-        trained = time.monotonic()
-        train(workspace, epochs=epochs)
-        trained = time.monotonic() - trained
-        figures[name] = {"training_seconds": round(trained, 1)}
-        figures[name] |= figures_of(run_job("predict", workspace.uri), workspace)
-    again = rows / extraction
-    seconds = figures["new_head"]["seconds"]
-    return figures | {"extraction_seconds": round(again), "times_faster": round((again + seconds) / seconds, 1)}
+def worker_ratios(workspace: Workspace) -> dict[str, float]:
+    """Processor seconds of `Predictor.predict` over those of `_predict_bucket`, of a few buckets."""
+    model, history = newest_predictor(workspace), TaxonomyHistory.read(workspace)
+    predictor, run_id = load_predictor(model, history), "benchmark"
+    given = {"workspace": workspace, "model": model, "history": history, "run_id": run_id, "explain": "needed"}
+    _predict_bucket({"bucket": 0}, **given)
+    lone = whole = 0.0
+    for bucket in range(1, 1 + min(8, workspace.settings.buckets - 1)):
+        features = _held(workspace, predictor, bucket)
+        clock = time.process_time()
+        predictor.predict(features)
+        lone, clock = lone + time.process_time() - clock, time.process_time()
+        _predict_bucket({"bucket": bucket}, **given)
+        whole += time.process_time() - clock
+    remove_folder(Predictions(workspace=workspace).staged(run_id).uri)
+    return {"alone_s": round(lone, 2), "bucket_s": round(whole, 2), "ratio": round(lone / whole, 3)}
 
 
 def main() -> None:
-    """Run one of them."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["rate", "memory", "head"])
     parser.add_argument("--folder", required=True, type=Path, help="new folder, left as it is at the end")
+    parser.add_argument("--extraction", required=True, type=float, help="products a second of extracting all again")
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--extraction", type=float, help="head: products a second of extracting all of it again")
     flags = parser.parse_args()
-    if (flags.kind == "head") != (flags.extraction is not None):
-        parser.error("--extraction is for head, which needs it")
+    os.environ.update(ALLOCATOR | {"OMP_NUM_THREADS": "1"})
     flags.folder.mkdir(parents=True)
-    folder = flags.folder.resolve()
-    if flags.kind == "head":
-        figures = head(folder, flags.rows, flags.extraction)
-    else:
-        figures = {"rate": rate, "memory": memory}[flags.kind](folder, flags.rows)
-    report(f"{flags.kind}: {flags.rows:,} products", {"kind": flags.kind, "rows": flags.rows, **figures})
+    figures = measured(flags.folder.resolve(), flags.rows, flags.extraction)
+    report(f"{flags.rows:,} products", {"rows": flags.rows, **figures})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Workspaces whose products and vectors are written straight into the tables: no source is read, no encoder runs."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,9 @@ from mmbatch import schema
 from mmbatch.catalog import Catalog
 from mmbatch.models import Model, publish_model
 from mmbatch.pipelines.extract import store_of
-from mmbatch.schema import MODALITIES, Modality
+from mmbatch.schema import MODALITIES, Modality, Split
 from mmbatch.tables import Table
 from mmbatch.workspace import Workspace
-
-HELD_OUT = ("fusion", "calibration", "golden", "test")
-"""Of 20 labelled products the first four go here, one each, the others are train rows; see `write_products`."""
 
 
 def name_encoders(workspace: Workspace, encoders: Mapping[str, tuple[Modality, int]]) -> list[Model]:
@@ -54,6 +51,7 @@ def write_products(
     *,
     codes: np.ndarray,
     labelled: np.ndarray,
+    splits: Sequence[Split],
     imageless: np.ndarray | None = None,
 ) -> None:
     """Write one bucket's products, by number, to `catalog` and `splits`.
@@ -64,6 +62,7 @@ def write_products(
         numbers: int `[N]`, ascending.
         codes: category of each, int `[N]`.
         labelled: which of them say so, bool `[N]`.
+        splits: of the labelled ones, dealt out in turn.
         imageless: which of them have no image, bool `[N]`; None: none.
     """
     catalog = Catalog(workspace=workspace)
@@ -73,11 +72,12 @@ def write_products(
     if imageless is not None:
         known["image_hash"] = pc.if_else(pa.array(imageless), pa.scalar(None, pa.string()), known["image_hash"])
     known |= {"product_id": ids, "title_hash": pa.array(numbers), "description_hash": pa.array(numbers)}
+    known |= {"title": pc.binary_join_element_wise("product", pa.array(numbers).cast(pa.string()), " ")}
     known |= {"label": paths.take(pa.array(codes, mask=~labelled)), "bucket": _same(bucket, len(ids))}
     columns = [known.get(name, pa.nulls(len(ids))) for name in schema.CATALOG.names]
     _append(catalog.table, pa.table(columns, names=schema.CATALOG.names).cast(schema.CATALOG), bucket)
     place = np.flatnonzero(labelled)
-    drawn = pa.array([*HELD_OUT, *["train"] * (20 - len(HELD_OUT))]).take(pa.array(np.arange(len(place)) % 20))
+    drawn = pa.array(splits).take(pa.array(np.arange(len(place)) % len(splits)))
     split = {"product_id": ids.take(pa.array(place)), "split": drawn, "bucket": _same(bucket, len(place))}
     _append(catalog.splits, pa.table(split, schema=schema.SPLIT), bucket)
 
