@@ -21,6 +21,7 @@ from tests.test_whole_job import Finished
         (("--gate", "changes=0.1"), "changes"),
         (("--gate", "changed=2"), "error: --gate changed=2: expected a share, 0 to 1"),
         (("--source", "x.csv", "--approve", "run"), "error: --approve run --source x.csv: expected one of them"),
+        (("--source", "x.csv", "--price-per-hour", "3"), "error: --price-per-hour 3: expected --dry-run with it"),
         (("--source", "nowhere/catalog.csv"), "nowhere/catalog.csv: no such file or folder"),
     ],
 )
