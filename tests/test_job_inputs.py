@@ -42,7 +42,8 @@ def test_an_unknown_flag_and_a_wrong_type_are_refused() -> None:
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job not in ("drill", "ingest", "pipeline")])
 def test_a_workspace_that_is_not_there(job: str, tmp_path: Path) -> None:
-    assert "no workspace.json there" in refused(job, "--workspace", tmp_path / "none")
+    flags = ("--out", tmp_path / "all.csv") if job == "export" else ()
+    assert "no workspace.json there" in refused(job, "--workspace", tmp_path / "none", *flags)
 
 
 def test_a_misspelt_column_names_the_likely_one(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
