@@ -169,6 +169,7 @@ _READY: list[Any] = []
 
 
 def _share(ready: Any) -> None:
+    os.nice(15)  # as Ray's workers: beside other work they are given less of a processor
     _READY.append(ready)
 
 
