@@ -52,7 +52,7 @@ SPLITS: tuple[Split, ...] = (
     "golden",
     "test",
 )
-BUCKETS_ALONE = 16
+BUCKETS_ALONE = 8
 """Whose vectors are held in memory."""
 
 SURE, UNSURE = 0.4, 0.2
