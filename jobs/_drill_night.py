@@ -14,13 +14,14 @@ from typing import Any
 from jobs._cli import Job, run_job
 from mmbatch import stale
 from mmbatch.encoders import build_encoder
-from mmbatch.models import Model, newest_encoders, newest_predictor, publish_model
+from mmbatch.gate import Gate
+from mmbatch.models import Model, publish_model
 from mmbatch.pipelines import delivery
 from mmbatch.pipelines import maintain as maintenance
 from mmbatch.pipelines.extract import extract
 from mmbatch.pipelines.ingest import ingest
 from mmbatch.pipelines.maintain import maintain, plan_maintenance
-from mmbatch.pipelines.predict import predict
+from mmbatch.pipelines.nightly import Feed, nightly
 from mmbatch.pipelines.train_head import train_head
 from mmbatch.pipelines.train_late_fusion import Goal, train_late_fusion
 from mmbatch.presets.sample import SAMPLE
@@ -29,6 +30,9 @@ from mmbatch.training import EncoderRecipe
 from mmbatch.workspace import Settings, Workspace
 
 BUCKETS = 4
+
+OPEN = Gate(smallest=1_000_000)
+"""Judges nothing: the catalog is too small."""
 
 KEPT = timedelta(0)
 """Of old versions and files: nobody reads them, and files that nobody deletes cannot be deleted wrongly."""
@@ -51,19 +55,10 @@ def main(config: Night) -> dict[str, Any]:
     if config.first and not Workspace.exists(config.workspace):
         Workspace.create(config.workspace, Settings(preset=SAMPLE.name, level=1, seed=0, buckets=BUCKETS))
     with Workspace.open(config.workspace).writing("night", wait_s=config.wait) as workspace:
-        done: dict[str, Any] = {
-            "ingest": ingest(workspace, source=config.source, columns=SAMPLE.columns, snapshot=True)
-        }
+        feed = Feed(source=config.source, columns=SAMPLE.columns, allow_older=True)
         if config.first:
-            _make_models(workspace)
-        done["extract"] = extract(workspace, newest_encoders(workspace))
-        if config.first:
-            encoders = newest_encoders(workspace)
-            head = train_head(workspace, encoders, recipe=replace(SAMPLE.head, epochs=3))
-            train_late_fusion(
-                workspace, encoders, head, recipe=SAMPLE.late_fusion, goal=Goal(precision=SAMPLE.precision)
-            )
-        done["predict"] = predict(workspace, newest_predictor(workspace))
+            _make_predictor(workspace, feed)
+        done = {"night": nightly(workspace, feed, gate=OPEN)}
         if not config.first and not plan_maintenance(workspace, keep=KEPT).nothing:
             done["maintain"] = maintain(workspace, keep=KEPT)
     return done
@@ -80,9 +75,13 @@ def commit_often() -> None:
     maintenance.SHARE_WORTH_DROPPING = 0.0
 
 
-def _make_models(workspace: Workspace) -> None:
-    for recipe in SAMPLE.encoders:
-        _publish(workspace, recipe)
+def _make_predictor(workspace: Workspace, feed: Feed) -> None:
+    """Everything that a night needs."""
+    ingest(workspace, **feed.arguments())
+    encoders = [_publish(workspace, recipe) for recipe in SAMPLE.encoders]
+    extract(workspace, encoders)
+    head = train_head(workspace, encoders, recipe=replace(SAMPLE.head, epochs=3))
+    train_late_fusion(workspace, encoders, head, recipe=SAMPLE.late_fusion, goal=Goal(precision=SAMPLE.precision))
 
 
 def _publish(workspace: Workspace, recipe: EncoderRecipe) -> Model:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmbatch.catalog import Catalog, digest
+from mmbatch.changes import Changes
 from mmbatch.feature_store import FeatureStore
 from mmbatch.models import list_models
 from mmbatch.predictions import Predictions
@@ -55,6 +56,9 @@ class Difference:
         self.examples += other.examples
 
 
+_CHANGED = ["product_id", "category_before", "category_after", "reason"]
+
+
 def contents(workspace: Workspace) -> dict[str, Rows]:
     """Every table of a workspace but its ledger, by name."""
     catalog = Catalog(workspace=workspace)
@@ -70,6 +74,7 @@ def contents(workspace: Workspace) -> dict[str, Rows]:
         "splits": Rows(*_texts(splits, keys=1)),
         "quarantine": Rows(*_texts(stored, keys=1)),
         "predictions": predictions(workspace),
+        "changes": Rows(*_texts(Changes(workspace=workspace).table.read(_CHANGED), keys=2)),
     }
     return found | {f"features/{name}": rows for name, rows in _features(workspace)}
 

@@ -50,7 +50,10 @@ def _categories(new: Candidate) -> list[list[Any]]:
 
 
 def _examples(workspace: Workspace, new: Candidate) -> list[dict[str, Any]]:
-    """Changes of every reason, those of a bucket or two: buckets are random parts of the catalog."""
+    """Changes of every reason, those of a bucket or two: buckets are random parts of the catalog.
+
+    Removed products are left out: there is nothing to show of them.
+    """
     table, parts, rows = Changes(workspace=workspace).table, [], 0
     for entry in new.changes:
         parts.append(table.read_files([entry]))
@@ -58,7 +61,9 @@ def _examples(workspace: Workspace, new: Candidate) -> list[dict[str, Any]]:
         if rows >= 50 * EXAMPLES:
             break
     found = pa.concat_tables([table.schema.empty_table(), *parts]).sort_by([("confidence_after", "descending")])
-    of_reason = {reason: found.filter(pc.equal(found["reason"], reason)).to_pylist() for reason in REASONS}
+    of_reason = {
+        reason: found.filter(pc.equal(found["reason"], reason)).to_pylist() for reason in REASONS if reason != "removed"
+    }
     kinds = [rows for rows in of_reason.values() if rows]
     share = -(-EXAMPLES // max(len(kinds), 1))
     return [row for rows in kinds for row in rows[:share]][:EXAMPLES]

@@ -176,7 +176,10 @@ def test_of_labelled_products_alone_a_new_encoder_encodes_as_much_and_leaves_the
     assert [entry["reason"] for entry in held] == ["image_missing"]
     new = publish(workspace, NgramText.from_scratch(buckets=256, width=16, seed=1), "new", tmp_path / "new")
     ledger = extract(workspace, [new, models[1]], labelled_only=True)
-    whole = {row["id"] for row in rows if row["label"]} | {"p000", "twin1"}  # who share bucket and title with one that has a label
+    whole = {row["id"] for row in rows if row["label"]} | {
+        "p000",
+        "twin1",
+    }  # who share bucket and title with one that has a label
     done = counts(ledger, "new")
     assert (done["products"], done["computed"] + done["reused"]) == (len(whole), len(whole))
     assert {product for product, _ in keys(workspace, new)} == whole
