@@ -34,7 +34,7 @@ class RawJob(Job):
     """Where images may be read from: folders, s3://bucket/prefix, https://host[/prefix]. Default: the source's own
     folder, which always is one of them."""
     allow_removals: bool = False
-    """Remove products even if that are more than half of the catalog, or the snapshot has no usable row."""
+    """Remove products even where they are more than half of the catalog, or the snapshot has no usable row."""
     allow_older: bool = False
     """Ingest a snapshot or feed even if it was last modified before the last one that was ingested."""
 

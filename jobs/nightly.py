@@ -37,6 +37,8 @@ def main(config: Nightly) -> dict[str, Any]:
     workspace, gate = Workspace.open(config.workspace), Gate.of(config.gate)
     if config.approve is not None:
         return _approve(config, workspace)
+    if config.price_per_hour is not None and not config.dry_run:
+        raise InputError(f"--price-per-hour {config.price_per_hour:g}: expected --dry-run with it")
     if config.source is None:
         raise InputError("--source is missing: tonight's snapshot or feed; or name a refused run by --approve")
     source = check_source(config, config.source)
@@ -64,8 +66,9 @@ def main(config: Nightly) -> dict[str, Any]:
 
 
 def _approve(config: Nightly, workspace: Workspace) -> dict[str, Any]:
-    if config.source is not None:
-        raise InputError(f"--approve {config.approve} --source {config.source}: expected one of them")
+    for flag in ("source", "predictor", "retrain"):
+        if (value := getattr(config, flag)) is not None:
+            raise InputError(f"--approve {config.approve} --{flag} {value}: expected one of them")
 
     from mmbatch.pipelines.approve import approve
 

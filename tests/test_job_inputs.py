@@ -120,10 +120,17 @@ def test_a_workspace_that_cannot_be_made(tmp_path: Path, write_csv: Callable[...
     assert "cannot make this folder" in refused("ingest", "--workspace", tmp_path / "file" / "w", *source)
 
 
-@pytest.mark.parametrize("content", ["not json", "[]", '{"format": 99}'])
-def test_a_workspace_file_of_another_kind(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("not json", "workspace.json is not JSON"),
+        ("[]", "workspace.json has not the keys"),
+        ('{"format": 99}', "of format 99, this mmbatch reads and writes format 3"),
+    ],
+)
+def test_a_workspace_file_of_another_kind(tmp_path: Path, content: str, line: str) -> None:
     (tmp_path / "workspace.json").write_text(content)
-    assert "workspace.json is not" in refused("predict", "--workspace", tmp_path)
+    assert line in refused("predict", "--workspace", tmp_path)
 
 
 @pytest.mark.parametrize("flags", [("--level", 0), ("--seed", -1)])

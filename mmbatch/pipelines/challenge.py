@@ -30,8 +30,11 @@ class Trial:
     """`champion`, `challenger`, `promoted`, `why`, and the `golden` difference."""
 
 
-def try_challenger(workspace: Workspace, wanted: Retraining, *, champion: Model) -> Trial:
-    """Train a challenger and compare both on the golden rows; it wins where it is better beyond noise."""
+def try_challenger(workspace: Workspace, wanted: Retraining, *, champion: Model, smallest: int) -> Trial:
+    """Train a challenger and compare both on the golden rows.
+
+    It wins where it is better beyond noise, on `smallest` rows at least: with fewer the interval promises too much.
+    """
     challenger = train_challenger(
         workspace, wanted.what, champion=champion, preset=wanted.preset, weights=wanted.weights
     )
@@ -40,8 +43,11 @@ def try_challenger(workspace: Workspace, wanted: Retraining, *, champion: Model)
         why = "nothing that it is trained on has changed: the champion came out again"
         return Trial(winner=champion, facts=names | {"promoted": False, "why": why, "golden": None})
     found = compare(workspace, champion, challenger)
-    why = f"{found.describe()}: {'better' if found.better else 'not better'} beyond noise"
+    verdict = "better beyond noise" if found.better else "not better beyond noise"
+    if found.rows < smallest:
+        verdict = f"too few rows to tell, expected {smallest:,}"
+    promoted = found.better and found.rows >= smallest
     return Trial(
-        winner=challenger if found.better else champion,
-        facts=names | {"promoted": found.better, "why": why, "golden": asdict(found)},
+        winner=challenger if promoted else champion,
+        facts=names | {"promoted": promoted, "why": f"{found.describe()}: {verdict}", "golden": asdict(found)},
     )

@@ -136,7 +136,7 @@ def chosen_predictor(workspace: Workspace, predictor: str | None) -> Model:
 
 def _challenge(workspace: Workspace, night: _Night, retrain: Retraining) -> None:
     """Let a challenger predict tonight if it wins; of new encoders, the features of all products are computed then."""
-    trial = try_challenger(workspace, retrain, champion=night.chosen)
+    trial = try_challenger(workspace, retrain, champion=night.chosen, smallest=night.gate.smallest)
     night.facts["trial"] = trial.facts
     night.lap("retrain")
     if trial.winner.id != night.chosen.id:

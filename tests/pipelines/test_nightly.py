@@ -1,6 +1,7 @@
 """Nights on a copy of a finished workspace; contents are exchanged between products, so that no encoder has to run."""
 
 import errno
+import json
 import os
 import shutil
 from collections import Counter
@@ -18,9 +19,12 @@ import pytest
 from mmbatch.changes import Changes
 from mmbatch.errors import InputError, RefusedToPublishError
 from mmbatch.gate import Gate
-from mmbatch.models import newest_predictor
+from mmbatch.golden import Difference
+from mmbatch.models import Model, newest_predictor, open_model
+from mmbatch.pipelines import challenge
 from mmbatch.pipelines import publish as publishing
 from mmbatch.pipelines.approve import approve
+from mmbatch.pipelines.challenge import Retraining
 from mmbatch.pipelines.night_plan import plan_night
 from mmbatch.pipelines.nightly import Feed, nightly
 from mmbatch.pipelines.rollback import rollback, target_of
@@ -329,3 +333,64 @@ def test_a_predictor_that_is_not_there_or_lacks_its_encoder_is_refused(
     shutil.rmtree(Path(workspace.uri) / "models" / "encoder" / encoder)
     with pytest.raises(InputError, match=encoder):
         nightly(workspace, feed, gate=OPEN)
+
+
+def twin_of(workspace: Workspace, predictor: Model) -> Model:
+    """Another predictor, which decides as the first."""
+    folder = Path(workspace.uri) / "models" / "predictor"
+    shutil.copytree(folder / predictor.id, folder / "predictor@twin")
+    card = folder / "predictor@twin" / "model.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"id": "predictor@twin"}))
+    return open_model(workspace, kind="predictor", model_id="predictor@twin")
+
+
+def test_a_night_stays_with_the_published_predictor_until_told_otherwise(
+    workspace: Workspace, snapshot: Snapshot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    champion, feed = newest_predictor(workspace), snapshot(exchanged=5)
+    twin_of(workspace, champion)
+    nightly(workspace, feed, gate=OPEN)
+    assert set(published(workspace)["predictor"].to_pylist()) == {champion.id}
+    assert (
+        "night      with the published predictor; predictor@twin is newer: --predictor takes it"
+        in capsys.readouterr().err
+    )
+    entry = nightly(workspace, feed, gate=OPEN, predictor="predictor@twin")
+    assert set(published(workspace)["predictor"].to_pylist()) == {"predictor@twin"}
+    assert (entry["counts"]["changes"], entry["counts"]["products"]["unchanged"]) == (0, 0)
+    assert entry["counts"]["predictor_before"] == champion.id
+
+
+@pytest.mark.parametrize(
+    ("low", "rows", "promoted", "why"),
+    [
+        (0.001, 500, True, "better beyond noise"),
+        (0.0, 500, False, "not better beyond noise"),
+        (0.2, 99, False, "too few rows to tell, expected 100"),
+    ],
+)
+def test_a_challenger_predicts_tonight_only_where_it_is_proved_better(
+    low: float, rows: int, promoted: bool, why: str,
+    workspace: Workspace, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    champion = newest_predictor(workspace)
+    challenger = twin_of(workspace, champion)
+    found = Difference(rows=rows, before=0.8, after=0.85, low=low, high=0.3)
+    monkeypatch.setattr(challenge, "train_challenger", lambda *_, **__: challenger)
+    monkeypatch.setattr(challenge, "compare", lambda *_: found)
+    retrain = Retraining(what="head", preset=SAMPLE, weights=None)
+    entry = nightly(workspace, snapshot(exchanged=5), gate=Gate(changed=1.0, changed_per_category=1.0), retrain=retrain)
+    trial = entry["counts"]["trial"]
+    assert (trial["champion"], trial["challenger"], trial["promoted"]) == (champion.id, challenger.id, promoted)
+    assert trial["why"].endswith(why)
+    assert set(published(workspace)["predictor"].to_pylist()) == {(challenger if promoted else champion).id}
+
+
+def test_a_challenger_that_is_the_champion_again_is_no_news(
+    workspace: Workspace, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = newest_predictor(workspace)
+    monkeypatch.setattr(challenge, "train_challenger", lambda *_, **__: champion)
+    retrain = Retraining(what="late-fusion", preset=SAMPLE, weights=None)
+    entry = nightly(workspace, snapshot(exchanged=5), gate=OPEN, retrain=retrain)
+    assert entry["counts"]["trial"]["why"].startswith("nothing that it is trained on has changed")
