@@ -251,7 +251,8 @@ def soak(folder: Path, *, nights: int, rows: int, seed: int) -> dict[str, Any]:
         flags = ["--source", str(source)]
         if event.upgrade:
             champion = second
-            flags += ["--predictor", champion.id]
+        if event.upgrade or not night:
+            flags += ["--predictor", champion.id]  # without it a night takes the published one
         if event.tree:
             edits = folder / "edits.json"
             edits.write_text(json.dumps(TREE))
