@@ -67,7 +67,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from mmbatch.pipelines import copy_vectors, extract, ingest, intake, predict, publish, replay, rollback
 
     for module in (copy_vectors, intake, predict, publish):
-        monkeypatch.setattr(module, "stream", lambda units, work: (row for unit in units for row in work(unit)))
+        monkeypatch.setattr(module, "stream", lambda units, work, **_: (row for unit in units for row in work(unit)))
     monkeypatch.setattr(intake, "count_attempts", lambda: None)
     monkeypatch.setattr(intake, "begun", lambda *_: 1)
     for name in ("share", "shared"):

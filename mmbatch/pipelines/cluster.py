@@ -92,6 +92,14 @@ def stream(
         yield from rows_of(dataset.flat_map(told, num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES))
 
 
+def whole_processor() -> float:
+    """`num_cpus` of tasks that are to be no more than there are processors, as each holds much and keeps one busy.
+
+    On a laptop Ray is told of more than there are.
+    """
+    return 1.0 if joined() else 1 + LOCAL_SPARE_CPUS / (os.cpu_count() or 1)
+
+
 def _told(work: Callable[..., Any], *arguments: Any) -> Any:
     """Run `work`; a store's failure is raised as the `StorageError` that says it, as its cause does not travel."""
     with storage_errors():

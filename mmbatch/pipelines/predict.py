@@ -16,7 +16,7 @@ from mmbatch.fusion.abstaining import KINDS, REVIEW
 from mmbatch.fusion.taxonomy_edits import shown
 from mmbatch.joined import read_joined
 from mmbatch.models import Model
-from mmbatch.pipelines.cluster import start_ray, stream
+from mmbatch.pipelines.cluster import start_ray, stream, whole_processor
 from mmbatch.pipelines.publish import candidate, described, publish, settle
 from mmbatch.predictions import Predictions, marks
 from mmbatch.predictor import HEAD_MODEL, Features, Predictor, load_predictor
@@ -136,7 +136,7 @@ def _stage(
         _predict_bucket, workspace=workspace, model=predictor, history=history, run_id=run_id, explain=explain
     )
     entries = []
-    for done in stream([{"bucket": bucket} for bucket in per_bucket], work):
+    for done in stream([{"bucket": bucket} for bucket in per_bucket], work, num_cpus=whole_processor()):
         entries += [FileEntry(**entry) for entry in done["entries"]]
         progress.advance(per_bucket[done["bucket"]])
     staged.commit(entries, app_id=run_id)

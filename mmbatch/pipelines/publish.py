@@ -17,7 +17,7 @@ from mmbatch.changes import COMPARED, Changes, Lineage, Tally, compare, returnin
 from mmbatch.errors import InputError
 from mmbatch.failpoints import reach
 from mmbatch.models import list_models
-from mmbatch.pipelines.cluster import remove_folder, stream
+from mmbatch.pipelines.cluster import remove_folder, stream, whole_processor
 from mmbatch.predictions import Predictions, Publication
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table
@@ -98,7 +98,7 @@ def _candidate(
     progress, tally = Progress("compare", len(units), "buckets"), Tally()
     files: dict[str, list[FileEntry]] = {"added": [], "removed": [], "changes": []}
     work = partial(_compare_bucket, workspace=workspace, sides_of=sides, lineage=lineage_of(workspace), **arguments)
-    for done in stream(units, work):
+    for done in stream(units, work, num_cpus=whole_processor()):
         for name, found in files.items():
             found += [FileEntry(**entry) for entry in done[name]]
         tally.add(Tally.from_json(done["tally"]))

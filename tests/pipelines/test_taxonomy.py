@@ -17,6 +17,7 @@ from mmbatch.models import CARD, Model, publish_model
 from mmbatch.pipelines import evaluate as evaluate_module
 from mmbatch.pipelines import measure as measure_module
 from mmbatch.pipelines import predict as predict_module
+from mmbatch.pipelines import publish as publish_module
 from mmbatch.pipelines import stress as stress_module
 from mmbatch.pipelines.evaluate import evaluate
 from mmbatch.pipelines.maintain import plan_maintenance
@@ -44,6 +45,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
     for module in (predict_module, stress_module, measure_module):
         monkeypatch.setattr(module, "start_ray", lambda: None)
+    for module in (predict_module, publish_module, stress_module, measure_module):
         monkeypatch.setattr(module, "stream", here)
     monkeypatch.setattr(stress_module, "run_task", lambda work, *arguments: work(*arguments))
     monkeypatch.setattr(stress_module, "processors", lambda: (1, 0))
