@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmbatch.models import Model
-from mmbatch.pipelines.retrain import Retrained, compare, train_challenger
-from mmbatch.presets import Preset
+from mmbatch.pipelines.retrain import Recipes, Retrained, compare, train_challenger
 from mmbatch.workspace import Workspace
 
 
@@ -16,7 +15,7 @@ class Retraining:
 
     what: Retrained
     """It, and everything above it."""
-    preset: Preset
+    preset: Recipes
     weights: str | None
     """Folder of pretrained weights; None: the hub."""
 

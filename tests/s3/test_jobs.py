@@ -1,10 +1,12 @@
 """Whole jobs on S3, in processes that know the store from their environment alone."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmbatch.catalog import Catalog
@@ -125,3 +127,40 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(bucket: str, source: 
         ("predict", "--workspace", f"{named}/w", "--dry-run"),
     ):
         assert "credentials in a URI are refused" in refused(*flags)
+
+
+@pytest.mark.slow
+def test_nights_on_s3_are_published_refused_approved_and_rolled_back(bucket: str, source: Path, tmp_path: Path) -> None:
+    uri, filesystem = f"{bucket}/w", filesystem_of(bucket)[0]
+    for night, dropped in (("first", 0), ("second", 30)):
+        rows = pq.read_table(source)
+        pq.write_table(rows.slice(0, rows.num_rows - dropped), tmp_path / f"{night}.parquet")
+        filesystem.put_file(str(tmp_path / f"{night}.parquet"), f"{filesystem_of(bucket)[1]}/{night}/catalog.parquet")
+    run_json("ingest", "--workspace", uri, "--source", f"{bucket}/first", "--snapshot")
+    publish_models(Workspace.open(uri))
+    first = run_json("nightly", "--workspace", uri, "--source", f"{bucket}/first")
+    predictions = Predictions(workspace=Workspace.open(uri))
+    before = predictions.table.read().sort_by("product_id")
+    assert first["counts"]["reasons"] == {"new": before.num_rows}
+    night = (
+        "nightly",
+        "--workspace",
+        uri,
+        "--source",
+        f"{bucket}/second",
+        "--gate",
+        "removed=0",
+        "smallest=1",
+        "--json",
+    )
+    refused_night = run_job(*night)
+    assert refused_night.returncode == 3
+    assert predictions.table.read().sort_by("product_id").equals(before)
+    run_id = json.loads(refused_night.stdout)["run_id"]
+    approved = run_json("nightly", "--workspace", uri, "--approve", run_id)
+    assert predictions.table.rows() == before.num_rows - approved["counts"]["reasons"]["removed"] < before.num_rows
+    run_json("rollback", "--workspace", uri)
+    assert predictions.table.read().sort_by("product_id").equals(before)
+    for job in ("nightly", "rollback"):
+        assert SECRET not in str(last_run(predictions.workspace, job))
+    assert filesystem.exists(f"{filesystem_of(bucket)[1]}/w/reports/index.html")
