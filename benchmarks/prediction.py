@@ -203,12 +203,12 @@ def worker_ratios(workspace: Workspace) -> dict[str, float]:
     for bucket in range(1, 1 + min(4, workspace.settings.buckets - 1)):
         features = _held(workspace, predictor, bucket)
         clock = time.process_time()
-        joined = predictor.predict(features)[1]
+        scored = predictor.score(features)
+        joined = predictor.calibrated(scored)[1]
         seconds["alone"] += time.process_time() - clock
         review = predictor.decide(joined).kind == REVIEW
-        chosen = {name: (vectors[review], there[review]) for name, (vectors, there) in features.items()}
         clock = time.process_time()
-        predictor.explain(chosen)
+        predictor.explain(scored.of(review))
         seconds["explaining"] += time.process_time() - clock
         clock = time.process_time()
         work({"bucket": bucket})

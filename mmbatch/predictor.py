@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -108,6 +108,19 @@ class Scorer:
         return probabilities
 
 
+class Scored(NamedTuple):
+    """Uncalibrated probabilities of the P category paths that a predictor was trained on."""
+
+    by_model: np.ndarray
+    """Float32 `[N, M, P]`; NaN where a model has nothing to score."""
+    joined: np.ndarray
+    """Float32 `[N, P]`."""
+
+    def of(self, rows: np.ndarray) -> "Scored":
+        """Of some products, bool `[N]`."""
+        return Scored(self.by_model[rows], self.joined[rows])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
     """Scorer, late fusion, calibration, thresholds and labels: all that a prediction was trained with."""
@@ -192,16 +205,31 @@ class Predictor:
         decided = Taxonomy(tuple(path for path in version.decisions if path != REVIEW))
         return replace(self, version=version, abstaining=self.abstaining.over(decided))
 
-    def predict(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities of `categories` by every model, float32 `[N, M, C]`, and joined, float32 `[N, C]`; calibrated.
+    def score(self, features: Features) -> Scored:
+        """What the models and the late fusion say of the category paths that they were trained on.
 
-        Every product must have at least one vector. The late fusion joins the scores of the categories that it was
-        trained on, as they are; temperatures and then edits come after it.
+        Every product must have at least one vector.
         """
-        scores = self.scorer.scores(features)
-        joined = scaled(_log(self.late_fusion.predict(scores)), self.calibration.joined)
-        for model, name in enumerate(self.scorer.models):
-            scores[:, model] = scaled(_log(scores[:, model]), self.calibration.temperatures[name])
+        by_model = self.scorer.scores(features)
+        return Scored(by_model, self.late_fusion.predict(by_model))
+
+    def predict(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
+        """`calibrated` of `score`."""
+        return self.calibrated(self.score(features))
+
+    def calibrated(self, scored: Scored) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of `categories` by every model, float32 `[N, M, C]`, and joined, float32 `[N, C]`.
+
+        The late fusion has joined the scores as they are; temperatures and then edits come after it.
+        """
+        joined = scaled(_log(scored.joined), self.calibration.joined)
+        scores = np.stack(
+            [
+                scaled(_log(scored.by_model[:, model]), self.calibration.temperatures[name])
+                for model, name in enumerate(self.scorer.models)
+            ],
+            axis=1,
+        )
         if self.version is None:
             return scores, joined
         by_model = [_decided(self.version, scores[:, model]) for model in range(scores.shape[1])]
@@ -219,13 +247,12 @@ class Predictor:
         decided[joined.argmax(axis=1) == place] = np.nan
         return self.abstaining.decide(decided)
 
-    def explain(self, features: Features) -> np.ndarray:
+    def explain(self, scored: Scored) -> np.ndarray:
         """What each model contributes to the score of the best category path, float32 `[N, M]`, in nats.
 
         Of the paths that the predictor was trained on, as edits of the taxonomy come after the models.
         """
-        scores = self.scorer.scores(features)
-        return contributions(self.late_fusion, scores, self.late_fusion.predict(scores).argmax(axis=1))
+        return contributions(self.late_fusion, scored.by_model, scored.joined.argmax(axis=1))
 
 
 def load_predictor(model: Model, history: TaxonomyHistory) -> Predictor:

@@ -138,7 +138,7 @@ def test_decisions_and_contributions_stand_beside_the_category(predictor: Predic
         assert row["decided_category"] == expected
         assert (expected is None) == (row["decision"] == "review")
         assert (expected == row["category"]) == (row["decision"] == "accepted")
-    of_model = predictor.explain(given)
+    of_model = predictor.explain(predictor.score(given))
     for row, values in zip(rows, of_model.tolist(), strict=True):
         assert [row["modality_image"], row["modality_text"], row["modality_fused"]] == pytest.approx(values, abs=1e-4)
 

@@ -118,7 +118,7 @@ def _predictions(workspace: Workspace, predictor: Model, sample: pd.DataFrame) -
 
 def model_contributions(predictor: Predictor, features: Features) -> np.ndarray:
     """What each model contributes to the best category of each product, float32 `[N, M]`."""
-    return predictor.explain(features)
+    return predictor.explain(predictor.score(features))
 
 
 def _titles(catalog: Catalog, sample: pd.DataFrame) -> pa.Table:

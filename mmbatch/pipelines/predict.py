@@ -19,7 +19,7 @@ from mmbatch.models import Model
 from mmbatch.pipelines.cluster import start_ray, stream, whole_processor
 from mmbatch.pipelines.publish import candidate, described, publish, settle
 from mmbatch.predictions import Predictions, marks
-from mmbatch.predictor import HEAD_MODEL, Features, Predictor, load_predictor
+from mmbatch.predictor import HEAD_MODEL, Features, Predictor, Scored, load_predictor
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table, rejected_parts
 from mmbatch.runs import Run, tie_out
@@ -222,7 +222,8 @@ def prediction_table(
     With `before`, the published category of each product (null: none), only those predictions are explained that are
     for review or of another category; without it, all.
     """
-    scores_NMC, joined_NC = predictor.predict(features)
+    scored = predictor.score(features)
+    scores_NMC, joined_NC = predictor.calibrated(scored)
     paths = pa.array([path or None for path in predictor.categories], pa.list_(pa.string()))
     names = pa.array([shown(path) or None for path in predictor.categories], pa.string())
     k = min(TOP_K, joined_NC.shape[1])
@@ -242,7 +243,7 @@ def prediction_table(
         ),
         **_model_columns(scores_NMC, predictor.scorer.models, names),
         **decided,
-        **_modality_columns(features, predictor, _to_explain(category, decided["decision"], before)),
+        **_modality_columns(scored, predictor, _to_explain(category, decided["decision"], before)),
         "predictor": missing,
         **_input_hashes(keys, features, predictor),
         "title_hash": pa.nulls(keys.num_rows, pa.int64()),
@@ -292,12 +293,12 @@ def _to_explain(category: pa.Array, decision: pa.Array, before: pa.Array | None)
     return np.asarray(pc.or_(changed, pc.equal(decision, KINDS[REVIEW])))
 
 
-def _modality_columns(features: Features, predictor: Predictor, wanted: np.ndarray) -> dict[str, pa.Array]:
+def _modality_columns(scored: Scored, predictor: Predictor, wanted: np.ndarray) -> dict[str, pa.Array]:
     """Contributions summed over the models of each modality; 0 of a modality without a model, null if not wanted."""
     of_model = {part.name: str(part.modality) for part in predictor.scorer.encoders} | {HEAD_MODEL: "fused"}
     found_NM = np.zeros((len(wanted), len(predictor.scorer.models)), np.float32)
     if wanted.any():
-        found_NM[wanted] = predictor.explain({name: (v[wanted], p[wanted]) for name, (v, p) in features.items()})
+        found_NM[wanted] = predictor.explain(scored.of(wanted))
     modality_M = np.array([of_model[name] for name in predictor.scorer.models])
     return {
         f"modality_{name}": pa.array(found_NM[:, modality_M == name].sum(axis=1), pa.float32(), mask=~wanted)
