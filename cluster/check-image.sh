@@ -92,11 +92,11 @@ do_copy() {
 do_run() {
     local package
     if [[ $1 != *apt-get* ]]; then run "${shell[@]}" "$1"; return; fi
-    for package in $(grep -oE '[a-z0-9.+-]+=[0-9][^ ]*' <<< "$1"); do
+    while read -r package; do
         # shellcheck disable=SC2053  # the version is a pattern
         [[ $(dpkg-query --show --showformat '${Version}' "${package%%=*}") == ${package#*=} ]] ||
             echo "check-image: another version here: $package"
-    done
+    done < <(grep -oE '[a-z0-9.+-]+=[0-9][^ ]*' <<< "$1")
 }
 
 while IFS=" " read -r instruction rest; do
