@@ -38,7 +38,7 @@ from mmbatch.errors import MmbatchError
 from mmbatch.fusion.abstaining import REVIEW
 from mmbatch.models import Model, newest_predictor
 from mmbatch.pipelines.cluster import ALLOCATOR, remove_folder
-from mmbatch.pipelines.predict import _predict_bucket, read_features
+from mmbatch.pipelines.predict import Inputs, _predict_bucket, read_features
 from mmbatch.predictions import Predictions
 from mmbatch.predictor import Features, Predictor, load_predictor
 from mmbatch.schema import Modality, Split
@@ -197,7 +197,8 @@ def worker_ratios(workspace: Workspace) -> dict[str, float]:
     """
     model, history = newest_predictor(workspace), TaxonomyHistory.read(workspace)
     predictor, run_id = load_predictor(model, history), "benchmark"
-    work = partial(_predict_bucket, workspace=workspace, model=model, history=history, run_id=run_id, explain="needed")
+    inputs = Inputs.pinned(workspace, model)
+    work = partial(_predict_bucket, inputs=inputs, model=model, history=history, run_id=run_id, explain="needed")
     work({"bucket": 0})
     seconds = dict.fromkeys(("alone", "explaining", "whole"), 0.0)
     for bucket in range(1, 1 + min(4, workspace.settings.buckets - 1)):

@@ -1,7 +1,7 @@
 """FeatureStore: the vectors of one encoder, or the joined embeddings of one head, by product and content."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from mmbatch import schema
 from mmbatch.errors import InputError
 from mmbatch.schema import Content
-from mmbatch.tables import FileEntry, Table
+from mmbatch.tables import FileEntry, Snapshot, Table
 from mmbatch.workspace import Workspace
 
 
@@ -24,6 +24,8 @@ class FeatureStore:
     """`name@fingerprint`."""
     modality: Content
     width: int
+    at: Snapshot | None = None
+    """Version of the table that `read` reads, whatever width its opener took it for; None: the latest."""
 
     @cached_property
     def table(self) -> Table:
@@ -48,7 +50,8 @@ class FeatureStore:
         Returns:
             float16 `[N, width]`, zeros where there is none, and bool `[N]`: whether there is one.
         """
-        stored = self.table.read(["content_hash", "vector"], buckets=buckets)
+        held = replace(self.at, table=self.table) if self.at else self.table.snapshot()
+        stored = held.read(["content_hash", "vector"], buckets=buckets)
         place = pc.index_in(hashes, value_set=stored["content_hash"].combine_chunks(), skip_nulls=True)
         present = np.asarray(pc.is_valid(place))
         vectors = np.empty((len(present), self.width), np.float16)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -15,7 +15,7 @@ from mmbatch import schema
 from mmbatch.catalog import HASH_COLUMNS
 from mmbatch.schema import MODALITIES, Modality
 from mmbatch.storage import filesystem_of, make_folder
-from mmbatch.tables import FileEntry, Table
+from mmbatch.tables import FileEntry, Snapshot, Table
 from mmbatch.workspace import Workspace
 
 _INPUTS = ["product_id", "text_hash", "image_hash", "quarantined", "predictor"]
@@ -76,11 +76,21 @@ class Predictions:
     """The published predictions of a workspace and the staged ones of a run."""
 
     workspace: Workspace
+    at: Snapshot | None = None
+    """Version of `table` that `published` gives; None: the latest."""
 
     @cached_property
     def table(self) -> Table:
         """What is published."""
         return self.workspace.table("predictions", schema=schema.PREDICTIONS)
+
+    def pinned(self) -> Self:
+        """These predictions as they are published now, for whoever reads more than once."""
+        return replace(self, at=self.table.snapshot())
+
+    def published(self) -> Snapshot:
+        """The pinned version of `table`, or the latest."""
+        return self.at or self.table.snapshot()
 
     def staged(self, run_id: str) -> Table:
         """What a run wants to publish."""
@@ -125,7 +135,7 @@ class Predictions:
         `quarantine.rejected_parts`) and the prediction says so. With `explained`, one that does not say what each
         modality contributed does not stand.
         """
-        published = self.table.read([*_INPUTS, "modality_text"], buckets=buckets)
+        published = self.published().read([*_INPUTS, "modality_text"], buckets=buckets)
         named = keys.append_column("predictor", pa.repeat(predictor, keys.num_rows).cast(pa.string()))
         kept = published.filter(pc.is_valid(published["modality_text"])) if explained else published
         made = _joined(kept).combine_chunks()
@@ -140,18 +150,18 @@ class Predictions:
 
     def categories(self, product_ids: pa.ChunkedArray, bucket: int) -> pa.Array:
         """Published category of each product of a bucket, string; null where there is none."""
-        published = self.table.read(["product_id", "category"], buckets=[bucket]).combine_chunks()
+        published = self.published().read(["product_id", "category"], buckets=[bucket]).combine_chunks()
         place = pc.index_in(product_ids, value_set=published["product_id"].combine_chunks()).combine_chunks()
         return published["category"].combine_chunks().take(place)
 
-    def merged(self, published: pa.Table, bucket: int, *, run_id: str, product_ids: pa.Array) -> pa.Table:
-        """A bucket as it will be published: the staged rows over the published ones, of products that exist."""
-        staged = self.staged(run_id).read(buckets=[bucket])
-        kept = pc.and_(
-            pc.is_in(published["product_id"], value_set=product_ids),
-            pc.invert(pc.is_in(published["product_id"], value_set=staged["product_id"].combine_chunks())),
-        )
-        return pa.concat_tables([published.filter(kept), staged]).sort_by("product_id")
+
+def merged(published: pa.Table, staged: pa.Table, *, product_ids: pa.Array) -> pa.Table:
+    """A bucket as it will be published: the staged rows over the published ones, of products that exist."""
+    kept = pc.and_(
+        pc.is_in(published["product_id"], value_set=product_ids),
+        pc.invert(pc.is_in(published["product_id"], value_set=staged["product_id"].combine_chunks())),
+    )
+    return pa.concat_tables([published.filter(kept), staged]).sort_by("product_id")
 
 
 def marks(rows: pa.Table, rejected: Mapping[Modality, pa.Array]) -> pa.Array:

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from mmbatch import schema
-from mmbatch.predictions import Predictions, marks
+from mmbatch.predictions import Predictions, marks, merged
 from mmbatch.workspace import Settings, Workspace
 
 
@@ -41,7 +41,7 @@ def publish(predictions: Predictions, rows: pa.Table, run: str, product_ids: lis
     staged.commit([staged.write_file(rows, bucket=0)], app_id=run)
     version = predictions.table.version()
     before = predictions.table.files()
-    rows = predictions.merged(predictions.table.read(), 0, run_id=run, product_ids=pa.array(product_ids))
+    rows = merged(predictions.table.read(), staged.read(), product_ids=pa.array(product_ids))
     added = [predictions.table.write_file(rows, bucket=0)] if rows.num_rows else []
     predictions.table.replace(added, before, app_id=run, read_version=version)
 

@@ -1,9 +1,10 @@
 """Prediction: stored features -> staged predictions -> published in one commit. No encoder runs here."""
 
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from mmbatch.predictor import HEAD_MODEL, Features, Predictor, Scored, load_pred
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table, rejected_parts
 from mmbatch.runs import Run, tie_out
-from mmbatch.tables import FileEntry
+from mmbatch.tables import FileEntry, Snapshot
 from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Workspace
 
@@ -35,6 +36,30 @@ VALUES = 1 << 25
 
 Explain = Literal["needed", "all"]
 """Which predictions say what each modality contributes: those for review or of another category than before, or all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What predictions are made from, at one version each: workers open no log of their own."""
+
+    catalog: Catalog
+    predictions: Predictions
+    """What is published."""
+    quarantine: Snapshot
+    features: Mapping[str, Snapshot]
+    """Of each encoder, and of a head over sequences, by `name@fingerprint`."""
+
+    @classmethod
+    def pinned(cls, workspace: Workspace, predictor: Model) -> Self:
+        """The latest versions."""
+        names = [*predictor.card["encoders"], *filter(None, [predictor.card.get("head")])]
+        tables = {name: workspace.table("features", name, schema=schema.FEATURES) for name in names}
+        return cls(
+            catalog=Catalog(workspace=workspace).pinned(),
+            predictions=Predictions(workspace=workspace).pinned(),
+            quarantine=quarantine_table(workspace).snapshot(),
+            features={name: table.snapshot() for name, table in tables.items()},
+        )
 
 
 class Outdated(NamedTuple):
@@ -55,7 +80,10 @@ def outdated(
     to be explained, while it is.
     """
     identity = TaxonomyHistory.read(workspace).identity(predictor.id)
-    catalog, predictions = catalog or Catalog(workspace=workspace), Predictions(workspace=workspace)
+    catalog, predictions = (
+        catalog or Catalog(workspace=workspace).pinned(),
+        Predictions(workspace=workspace).pinned(),
+    )
     quarantine = quarantine_table(workspace).snapshot()
     per_bucket: dict[int, int] = {}
     counts: Counter[str] = Counter(products=0, unchanged=0, removed=0)
@@ -127,14 +155,9 @@ def _stage(
     run_id: str,
     explain: Explain,
 ) -> int:
-    history = TaxonomyHistory.read(workspace)
-    staged, progress = (
-        Predictions(workspace=workspace).staged(run_id),
-        Progress("predict", sum(per_bucket.values()), "products"),
-    )
-    work = partial(
-        _predict_bucket, workspace=workspace, model=predictor, history=history, run_id=run_id, explain=explain
-    )
+    history, inputs = TaxonomyHistory.read(workspace), Inputs.pinned(workspace, predictor)
+    staged, progress = inputs.predictions.staged(run_id), Progress("predict", sum(per_bucket.values()), "products")
+    work = partial(_predict_bucket, inputs=inputs, model=predictor, history=history, run_id=run_id, explain=explain)
     entries = []
     for done in stream([{"bucket": bucket} for bucket in per_bucket], work, num_cpus=whole_processor()):
         entries += [FileEntry(**entry) for entry in done["entries"]]
@@ -155,19 +178,21 @@ def loaded_predictor(model: Model, history: TaxonomyHistory) -> Predictor:
 
 
 def _predict_bucket(
-    row: dict[str, Any], *, workspace: Workspace, model: Model, history: TaxonomyHistory, run_id: str, explain: Explain
+    row: dict[str, Any], *, inputs: Inputs, model: Model, history: TaxonomyHistory, run_id: str, explain: Explain
 ) -> list[dict[str, Any]]:
     bucket, identity, predictor = row["bucket"], history.identity(model.id), loaded_predictor(model, history)
-    predictions = Predictions(workspace=workspace)
-    keys = Catalog(workspace=workspace).keys([bucket])
-    rejected = rejected_parts(quarantine_table(workspace).snapshot(), bucket)
-    keys = predictions.outdated(
-        keys, predictor=identity, buckets=[bucket], rejected=rejected, explained=explain == "all"
+    rejected = rejected_parts(inputs.quarantine, bucket)
+    keys = inputs.predictions.outdated(
+        inputs.catalog.keys([bucket]),
+        predictor=identity,
+        buckets=[bucket],
+        rejected=rejected,
+        explained=explain == "all",
     ).keys
-    before = predictions.categories(keys["product_id"], bucket) if explain == "needed" else None
+    before = inputs.predictions.categories(keys["product_id"], bucket) if explain == "needed" else None
     step = max(1, VALUES // (len(predictor.scorer.models) * len(predictor.categories)))
     parts = [
-        _predict_rows(keys.slice(start, step), before and before.slice(start, step), predictor, workspace, bucket)
+        _predict_rows(keys.slice(start, step), before and before.slice(start, step), predictor, inputs, bucket)
         for start in range(0, keys.num_rows, step)
     ]
     rows = pa.concat_tables([schema.PREDICTIONS.empty_table(), *parts])
@@ -176,14 +201,14 @@ def _predict_bucket(
     fields = {name: keys[name].take(place) for name in ("title_hash", "description_hash")}
     columns = {name: rows[name] for name in rows.schema.names} | same | fields | {"quarantined": marks(rows, rejected)}
     rows = pa.table(columns, schema=schema.PREDICTIONS)
-    staged = predictions.staged(run_id)
+    staged = inputs.predictions.staged(run_id)
     return [{"bucket": bucket, "entries": [asdict(staged.write_file(rows, bucket=bucket))] if rows.num_rows else []}]
 
 
 def _predict_rows(
-    keys: pa.Table, before: pa.Array | None, predictor: Predictor, workspace: Workspace, bucket: int
+    keys: pa.Table, before: pa.Array | None, predictor: Predictor, inputs: Inputs, bucket: int
 ) -> pa.Table:
-    features = read_features(keys, predictor, workspace, bucket)
+    features = read_features(keys, predictor, inputs.catalog.workspace, bucket, at=inputs.features)
     usable = np.any([present for _, present in features.values()], axis=0)
     features = {name: (vectors[usable], present[usable]) for name, (vectors, present) in features.items()}
     keys, before = keys.filter(pa.array(usable)), before and before.filter(pa.array(usable))
@@ -193,12 +218,21 @@ def _predict_rows(
 
 
 def read_features(
-    keys: pa.Table, predictor: Predictor, workspace: Workspace, bucket: int
+    keys: pa.Table,
+    predictor: Predictor,
+    workspace: Workspace,
+    bucket: int,
+    *,
+    at: Mapping[str, Snapshot] | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Stored features of products of one bucket by `Catalog.keys`, as the predictor takes them."""
+    """Stored features of products of one bucket by `Catalog.keys`, as the predictor takes them.
+
+    `at`: versions of the feature tables, by `name@fingerprint`; None: the latest.
+    """
     features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part in predictor.scorer.encoders:
-        store = FeatureStore(workspace=workspace, encoder=part.id, modality=part.modality, width=part.width)
+        held = at[part.id] if at else None
+        store = FeatureStore(workspace=workspace, encoder=part.id, modality=part.modality, width=part.width, at=held)
         features[part.name] = store.read(keys[HASH_COLUMNS[part.modality]], buckets=[bucket])
     if predictor.scorer.joined:
         store = FeatureStore(
@@ -206,6 +240,7 @@ def read_features(
             encoder=predictor.scorer.joined,
             modality="both",
             width=predictor.scorer.joined_width,
+            at=at[predictor.scorer.joined] if at else None,
         )
         modalities = {part.name: part.modality for part in predictor.scorer.encoders}
         features[HEAD_MODEL] = read_joined(store, keys, features, modalities, buckets=[bucket])

@@ -18,7 +18,7 @@ from mmbatch.errors import InputError
 from mmbatch.failpoints import reach
 from mmbatch.models import list_models
 from mmbatch.pipelines.cluster import remove_folder, stream, whole_processor
-from mmbatch.predictions import Predictions, Publication
+from mmbatch.predictions import Predictions, Publication, merged
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table
 from mmbatch.runs import plain, record
@@ -78,26 +78,29 @@ def candidate(
 
     `taken_back` is what the last rollback took back, whose categories are looked for among those to be published.
     """
-    sides = partial(_merged, workspace=workspace, run_id=run_id)
-    return _candidate(workspace, buckets, sides, run_id=run_id, taken_back=taken_back)
+    predictions, catalog = Predictions(workspace=workspace).pinned(), Catalog(workspace=workspace).pinned()
+    sides = partial(_merged, catalog=catalog, predictions=predictions, staged=predictions.staged(run_id).snapshot())
+    return _candidate(predictions, buckets, sides, run_id=run_id, taken_back=taken_back)
 
 
 def restored(workspace: Workspace, version: int, *, run_id: str) -> Candidate:
     """What a rollback to a version of `predictions` would publish: its files, as they are."""
-    target = Predictions(workspace=workspace).table.snapshot(version)
+    predictions = Predictions(workspace=workspace).pinned()
+    target = predictions.table.snapshot(version)
     require_files(target.table, target.entries)
-    sides = partial(_restored, workspace=workspace, target=target)
-    return _candidate(workspace, range(workspace.settings.buckets), sides, run_id=run_id, rollback=True)
+    sides = partial(_restored, published=predictions.published(), target=target)
+    return _candidate(predictions, range(workspace.settings.buckets), sides, run_id=run_id, rollback=True)
 
 
 def _candidate(
-    workspace: Workspace, buckets: Collection[int], sides: Callable[[int], _Sides], **arguments: Any
+    predictions: Predictions, buckets: Collection[int], sides: Callable[[int], _Sides], **arguments: Any
 ) -> Candidate:
-    read_version = Predictions(workspace=workspace).table.version()
+    workspace, read_version = predictions.workspace, predictions.published().version
     units = [{"bucket": bucket, "touched": bucket in buckets} for bucket in range(workspace.settings.buckets)]
     progress, tally = Progress("compare", len(units), "buckets"), Tally()
     files: dict[str, list[FileEntry]] = {"added": [], "removed": [], "changes": []}
-    work = partial(_compare_bucket, workspace=workspace, sides_of=sides, lineage=lineage_of(workspace), **arguments)
+    lineage = lineage_of(workspace)
+    work = partial(_compare_bucket, predictions=predictions, sides_of=sides, lineage=lineage, **arguments)
     for done in stream(units, work, num_cpus=whole_processor()):
         for name, found in files.items():
             found += [FileEntry(**entry) for entry in done[name]]
@@ -109,16 +112,16 @@ def _candidate(
 def _compare_bucket(
     row: dict[str, Any],
     *,
-    workspace: Workspace,
+    predictions: Predictions,
     sides_of: Callable[[int], _Sides],
     lineage: Lineage,
     run_id: str,
     taken_back: Snapshot | None = None,
     rollback: bool = False,
 ) -> list[dict[str, Any]]:
-    bucket, changes = row["bucket"], Changes(workspace=workspace).table
+    bucket, changes = row["bucket"], Changes(workspace=predictions.workspace).table
     if not row["touched"]:
-        rows = Predictions(workspace=workspace).table.read(["category", "decision"], buckets=[bucket])
+        rows = predictions.published().read(["category", "decision"], buckets=[bucket])
         return [{"added": [], "removed": [], "changes": [], "tally": Tally.of(rows, rows).to_json()}]
     sides = sides_of(bucket)
     before, after = sides.before.select(COMPARED), sides.after.select(COMPARED)
@@ -131,24 +134,22 @@ def _compare_bucket(
     return [{name: [asdict(entry) for entry in found] for name, found in files.items()} | {"tally": tally.to_json()}]
 
 
-def _merged(bucket: int, *, workspace: Workspace, run_id: str) -> _Sides:
+def _merged(bucket: int, *, catalog: Catalog, predictions: Predictions, staged: Snapshot) -> _Sides:
     """Now, and with the staged rows of a run."""
-    ids = Catalog(workspace=workspace).keys([bucket])["product_id"].combine_chunks()
-    predictions = Predictions(workspace=workspace)
-    files = predictions.table.files([bucket])
-    before = predictions.table.read_files(files)
-    after = predictions.merged(before, bucket, run_id=run_id, product_ids=ids)
-    return _Sides(before, after, [predictions.table.write_file(after, bucket=bucket)] if after.num_rows else [], files)
+    before = predictions.published().read(buckets=[bucket])
+    ids = catalog.keys([bucket])["product_id"].combine_chunks()
+    after = merged(before, staged.read(buckets=[bucket]), product_ids=ids)
+    added = [predictions.table.write_file(after, bucket=bucket)] if after.num_rows else []
+    return _Sides(before, after, added, predictions.published().of([bucket]))
 
 
-def _restored(bucket: int, *, workspace: Workspace, target: Snapshot) -> _Sides:
+def _restored(bucket: int, *, published: Snapshot, target: Snapshot) -> _Sides:
     """Now, and at an earlier version."""
-    table = Predictions(workspace=workspace).table
-    now, then = table.files([bucket]), target.of([bucket])
+    now, then = published.of([bucket]), target.of([bucket])
     paths = {entry.path for entry in now}, {entry.path for entry in then}
     return _Sides(
-        table.read_files(now),
-        table.read_files(then),
+        published.read(buckets=[bucket]),
+        target.read(buckets=[bucket]),
         [entry for entry in then if entry.path not in paths[0]],
         [entry for entry in now if entry.path not in paths[1]],
     )
