@@ -140,7 +140,7 @@ def test_an_api_that_stays_away_is_given_up(api: Api, jobs: Any) -> None:
 
 
 def test_a_pattern_that_is_not_there_is_named(jobs: Any) -> None:
-    with pytest.raises(ApiError, match='404 rayjobs.ray.io "night" not found'):
+    with pytest.raises(ApiError, match=r'404 rayjobs\.ray\.io "night" not found'):
         start_rayjob["start"](jobs, "night", today="20260131")
 
 
@@ -153,7 +153,7 @@ def test_a_missing_right_is_an_error_at_once(api: Api, jobs: Any) -> None:
 def test_an_address_without_an_api_is_an_error(tmp_path: Path) -> None:
     for name in ("namespace", "token"):
         (tmp_path / name).write_text("shop")
-    with pytest.raises(ApiError, match="GET http://127.0.0.1:9/"):
+    with pytest.raises(ApiError, match=r"GET http://127\.0\.0\.1:9/"):
         RayJobs("http://127.0.0.1:9", tmp_path).get("mmbatch-nightly")
 
 

@@ -2,11 +2,11 @@
 
     python start_rayjob.py PATTERN
 
-Runs in a pod, with the rights of the pod's service account: create and get RayJobs of its own namespace. Needs nothing but
-Python, as it lies in a ConfigMap. A copy that is there already is not made twice: its result counts.
+Runs in a pod, with the rights of the pod's service account: create and get RayJobs of its own namespace. Needs nothing
+but Python, as it lies in a ConfigMap. A copy that is there already is not made twice: its result counts.
 
-Exit codes: 0 the job succeeded; the exit code of the job's command where Ray names it (2 bad input, 3 refused to publish,
-4 lost a race); 1 any other failure; 5 the Kubernetes API refused, or could not be reached for `PATIENCE` tries.
+Exit codes: 0 the job succeeded; the exit code of the job's command where Ray names it (2 bad input, 3 refused to
+publish, 4 lost a race); 1 any other failure; 5 the Kubernetes API refused, or `PATIENCE` looks in a row failed.
 """
 
 import argparse
