@@ -18,7 +18,6 @@ LONGEST_NAME = 47
 """Characters of a RayJob's name that KubeRay accepts."""
 
 DATE = "-20260131"
-DAY_S = 86_400
 SPARE_S = 15
 """Seconds between the end of Ray's draining and the kill."""
 
@@ -183,19 +182,11 @@ def odd_starters(manifests: list[Manifest]) -> list[str]:
         longest = (job["backoffLimit"] + 1) * (job["activeDeadlineSeconds"] + job["preRunningDeadlineSeconds"])
         if spec["jobTemplate"]["spec"]["activeDeadlineSeconds"] < longest:
             wrong.append(f"{name}: gives up before {longest} s")
-        again = spec["jobTemplate"]["spec"]["backoffLimit"] or "podFailurePolicy" in spec["jobTemplate"]["spec"]
-        if again and _latest_end_s(spec) >= DAY_S:
-            wrong.append(f"{name}: tries again on the next day, and starts another copy")
+        if spec["jobTemplate"]["spec"].get("backoffLimit", 6):
+            wrong.append(f"{name}: tries again, and on the next day starts another copy")
         if not job.get("suspend") or not job.get("shutdownAfterJobFinishes") or len(started[0] + DATE) > LONGEST_NAME:
             wrong.append(f"{name}: RayJob {started[0]} is no pattern")
     return wrong
-
-
-def _latest_end_s(cron: dict[str, Any]) -> int:
-    """Seconds after midnight at which a CronJob's pod has ended, tried again or not."""
-    minute, hour = map(int, cron["schedule"].split(maxsplit=2)[:2])
-    late, runs = cron["startingDeadlineSeconds"], cron["jobTemplate"]["spec"]["activeDeadlineSeconds"]
-    return int(hour * 3600 + minute * 60 + late + runs)
 
 
 def wide_rights(manifests: list[Manifest]) -> list[str]:

@@ -32,6 +32,11 @@ REFUSED = {
 }
 
 
+def at_once(seconds: float) -> None:
+    """Instead of a pause."""
+    assert seconds == start_rayjob["EVERY_S"]
+
+
 class Api:
     """A Kubernetes API that knows RayJobs: each look at a running one finds the next of `statuses`."""
 
@@ -40,10 +45,14 @@ class Api:
         self.statuses = statuses
         self.tokens: set[str] = set()
         self.refuses: int | None = None
+        self.away = 0
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         root = "/apis/ray.io/v1/namespaces/shop/rayjobs"
         assert path.startswith(root)
+        if self.away:
+            self.away -= 1
+            return 500, {"message": "try later"}
         if self.refuses:
             return self.refuses, {"message": "rayjobs is forbidden"}
         if method == "POST":
@@ -90,16 +99,14 @@ def jobs(api: Api, tmp_path: Path) -> Iterator[Any]:
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield RayJobs(f"http://127.0.0.1:{server.server_port}", tmp_path)
+    yield RayJobs(f"http://127.0.0.1:{server.server_port}", tmp_path, pause=at_once)
     server.shutdown()
     thread.join()
     server.server_close()
 
 
 def start(jobs: Any) -> int:
-    pauses: list[float] = []
-    code: int = start_rayjob["start"](jobs, "mmbatch-nightly", today="20260131", pause=pauses.append)
-    assert {*pauses} <= {start_rayjob["EVERY_S"]}
+    code: int = start_rayjob["start"](jobs, "mmbatch-nightly", today="20260131")
     return code
 
 
@@ -139,22 +146,29 @@ def test_an_api_that_stays_away_is_given_up(api: Api, jobs: Any) -> None:
         start(jobs)
 
 
+def test_an_api_that_is_away_at_first_is_asked_again(api: Api, jobs: Any) -> None:
+    api.away = 3
+    assert start(jobs) == 0
+    assert api.away == 0
+
+
 def test_a_pattern_that_is_not_there_is_named(jobs: Any) -> None:
     with pytest.raises(ApiError, match=r'404 rayjobs\.ray\.io "night" not found'):
         start_rayjob["start"](jobs, "night", today="20260131")
 
 
-def test_a_missing_right_is_an_error_at_once(api: Api, jobs: Any) -> None:
+def test_a_missing_right_is_an_error_at_once(api: Api, jobs: Any, capsys: pytest.CaptureFixture[str]) -> None:
     api.refuses = 403
     with pytest.raises(ApiError, match="403 rayjobs is forbidden"):
         start(jobs)
+    assert "asking again" not in capsys.readouterr().err
 
 
 def test_an_address_without_an_api_is_an_error(tmp_path: Path) -> None:
     for name in ("namespace", "token"):
         (tmp_path / name).write_text("shop")
     with pytest.raises(ApiError, match=r"GET http://127\.0\.0\.1:9/"):
-        RayJobs("http://127.0.0.1:9", tmp_path).get("mmbatch-nightly")
+        RayJobs("http://127.0.0.1:9", tmp_path, pause=at_once).get("mmbatch-nightly")
 
 
 def test_a_name_that_kuberay_refuses_is_an_error() -> None:

@@ -6,7 +6,7 @@ Runs in a pod, with the rights of the pod's service account: create and get RayJ
 but Python, as it lies in a ConfigMap. A copy that is there already is not made twice: its result counts.
 
 Exit codes: 0 the job succeeded; the exit code of the job's command where Ray names it (2 bad input, 3 refused to
-publish, 4 lost a race); 1 any other failure; 5 the Kubernetes API refused, or `PATIENCE` looks in a row failed.
+publish, 4 lost a race); 1 any other failure; 5 the Kubernetes API refused, or failed `PATIENCE` times in a row.
 """
 
 import argparse
@@ -28,10 +28,10 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes puts a pod's namespace, token and certificate authority."""
 
 EVERY_S = 15.0
-"""Seconds between two looks at a job that runs for hours."""
+"""Seconds between two requests, about a job that runs for hours."""
 
 PATIENCE = 40
-"""Looks in a row that may fail: ten minutes in which the control plane is replaced."""
+"""Tries of a request that may fail in a row: ten minutes in which the control plane is replaced."""
 
 MOST_CHARACTERS = 47
 """Of a RayJob's name: KubeRay refuses longer ones."""
@@ -43,12 +43,17 @@ class ApiError(Exception):
     """The Kubernetes API refused a request, or could not be reached."""
 
 
+class AwayError(ApiError):
+    """The Kubernetes API could not be reached, or could not answer now."""
+
+
 @dataclass(frozen=True)
 class RayJobs:
-    """The RayJobs of one namespace, by the Kubernetes API at `api`."""
+    """The RayJobs of one namespace, by the Kubernetes API at `api`; a request that it cannot answer now is repeated."""
 
     api: str
     account: Path
+    pause: Callable[[float], None] = time.sleep
 
     def get(self, name: str) -> RayJob:
         """The RayJob of that name; `ApiError` where there is none."""
@@ -65,6 +70,15 @@ class RayJobs:
         return True
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> RayJob:
+        for _ in range(PATIENCE - 1):
+            try:
+                return self._try(method, path, body)
+            except AwayError as error:
+                say(f"asking again: {error}")
+                self.pause(EVERY_S)
+        return self._try(method, path, body)
+
+    def _try(self, method: str, path: str, body: bytes | None) -> RayJob:
         url = f"{self.api}/apis/ray.io/v1/namespaces/{self._held('namespace')}/rayjobs{path}"
         token = self._held("token")  # read each time: Kubernetes renews it
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -76,9 +90,10 @@ class RayJobs:
         except HTTPError as error:
             with error:
                 said = error.read().decode(errors="replace")
-            raise ApiError(f"{method} {url}: {error.code} {_message(said)}") from error
+            kind = AwayError if error.code >= 500 or error.code == 429 else ApiError
+            raise kind(f"{method} {url}: {error.code} {_message(said)}") from error
         except (OSError, HTTPException, ValueError) as error:
-            raise ApiError(f"{method} {url}: {error}") from error
+            raise AwayError(f"{method} {url}: {error}") from error
 
     def _held(self, name: str) -> str:
         try:
@@ -104,25 +119,18 @@ def copy_of(pattern: RayJob, *, today: str) -> RayJob:
     }
 
 
-def ended(jobs: RayJobs, name: str, *, pause: Callable[[float], None] = time.sleep) -> RayJob:
+def ended(jobs: RayJobs, name: str) -> RayJob:
     """The status of a RayJob, once it is complete or has failed for good."""
-    failed, seen = 0, ""
+    seen = ""
     while True:
-        try:
-            status, failed = jobs.get(name).get("status", {}), 0
-        except ApiError as error:
-            failed += 1
-            if failed == PATIENCE:
-                raise
-            say(f"asking again: {error}")
-        else:
-            stage = status.get("jobDeploymentStatus", "New")
-            if stage in ("Complete", "Failed"):
-                return status  # type: ignore[no-any-return]
-            if stage != seen:
-                say(f"RayJob {name}: {stage}")
-            seen = stage
-        pause(EVERY_S)
+        status: RayJob = jobs.get(name).get("status", {})
+        stage = status.get("jobDeploymentStatus", "New")
+        if stage in ("Complete", "Failed"):
+            return status
+        if stage != seen:
+            say(f"RayJob {name}: {stage}")
+        seen = stage
+        jobs.pause(EVERY_S)
 
 
 def exit_code(status: RayJob) -> int:
@@ -133,7 +141,7 @@ def exit_code(status: RayJob) -> int:
     return int(named[1]) if named and int(named[1]) else 1
 
 
-def start(jobs: RayJobs, pattern: str, *, today: str, pause: Callable[[float], None] = time.sleep) -> int:
+def start(jobs: RayJobs, pattern: str, *, today: str) -> int:
     """Start today's copy of the RayJob `pattern` unless it is there, wait for its end, and return the exit code."""
     job = copy_of(jobs.get(pattern), today=today)
     name = job["metadata"]["name"]
@@ -141,7 +149,7 @@ def start(jobs: RayJobs, pattern: str, *, today: str, pause: Callable[[float], N
         say(f"RayJob {name}: started")
     else:
         say(f"RayJob {name}: there already, its result counts; delete it to run it again")
-    status = ended(jobs, name, pause=pause)
+    status = ended(jobs, name)
     code = exit_code(status)
     found = status.get("jobStatus") or status.get("reason") or status["jobDeploymentStatus"]
     say(f"RayJob {name}: {found}, exit code {code}. {status.get('message', '')}".rstrip())
