@@ -9,8 +9,8 @@ truth is `ingest`, `extract` and `predict` into a new workspace with the same mo
 night that must be refused, what is published must not have moved.
 
 Rows are compared by product: everything of `COMPARED` exactly, the confidence to `MAX_CONFIDENCE_GAP`, as vectors may
-differ in their last bit where they were encoded in another batch. A line for each night; the last one has the sums. Ends
-with 1 where a night ended otherwise than planned or a row differs.
+differ in their last bit where they were encoded in another batch. A line for each night; the last one has the sums.
+Ends with 1 where a night ended otherwise than planned or a row differs.
 """
 
 import argparse
