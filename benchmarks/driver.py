@@ -7,6 +7,8 @@ planning  what is stale and what is outdated, products of which nothing is, read
           and publishing predictions of all of them
 intake    a row of the sample catalog (with its image) and of the synthetic one (text only): read, checked and staged,
           then merged into an empty bucket, and a split drawn for every product
+footer    of a staged file, which every merge of a bucket reads, by its row groups
+sorting   contents that are stale, to find the distinct ones
 encoder   a text of the synthetic catalog through the cheapest encoder there is
 
 No Ray is started. Everything is written to a temporary folder on the local disk and removed.
@@ -24,12 +26,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from benchmarks.catalogs import synthetic
 from benchmarks.running import new_workspace
 from benchmarks.stored import hashes_of, name_encoders, write_products
 from mmbatch import schema
-from mmbatch.catalog import Catalog, stage
+from mmbatch.catalog import STAGED, Catalog, stage
 from mmbatch.encoders import encode
 from mmbatch.encoders.ngram import NgramText
 from mmbatch.image_access import ImageAccess
@@ -58,6 +61,12 @@ PRODUCTS = 80_000
 
 ROWS = 10_000
 """Of a source that is taken in."""
+
+ROW_GROUPS = 2_000
+"""Of a staged file: it has one for each bucket of which it has rows."""
+
+SORTED = 1_000_000
+"""Contents that are sorted."""
 
 ENCODERS: dict[str, tuple[Modality, int]] = {"minilm": ("text", 384), "efficientnet-lite0": ("image", 1280)}
 
@@ -177,6 +186,23 @@ def taken_in(folder: Path, source: Path) -> dict[str, float]:
     }
 
 
+def footer_seconds(folder: Path) -> float:
+    """Processor seconds by row group of a staged file's footer, which every merge of a bucket reads."""
+    names = [f"p{number}" for number in range(ROW_GROUPS)]
+    columns = {name: names if name == "product_id" else pa.nulls(ROW_GROUPS) for name in STAGED.names}
+    rows = pa.table(columns).cast(pa.schema([field.with_nullable(True) for field in STAGED]))
+    path = folder / "staged.parquet"
+    pq.write_table(rows, path, row_group_size=1)
+    found = [spent(partial(pq.ParquetFile, path)) for _ in range(3)]
+    return float(np.median(found)) / ROW_GROUPS
+
+
+def sort_seconds() -> float:
+    """Processor seconds by content of finding the distinct ones, as planning does on the driver."""
+    contents = np.frombuffer(np.random.default_rng(0).bytes(16 * SORTED), "S16")
+    return spent(partial(np.unique, contents, return_index=True, return_inverse=True)) / SORTED
+
+
 def encoded() -> float:
     """Processor seconds of the cheapest encoder there is for a text, prepared and encoded in units."""
     encoder = NgramText.from_scratch(buckets=256, width=8, seed=0).eval()
@@ -190,6 +216,8 @@ def encoded() -> float:
 def measured(folder: Path) -> dict[str, Any]:
     """All of it."""
     figures: dict[str, Any] = {f"log {files}": log_seconds(folder, files) for files in LOG_FILES}
+    figures["staged footer, by row group"] = footer_seconds(folder)
+    figures["sorting, by content"] = sort_seconds()
     figures["cheapest encoder, by text"] = encoded()
     figures["planning, by product"] = planned(folder / "planning")
     (folder / "synthetic").mkdir()
