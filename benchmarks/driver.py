@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.catalogs import synthetic
 from benchmarks.running import new_workspace
@@ -42,7 +41,7 @@ from mmbatch.pipelines.ingest import assign_splits
 from mmbatch.pipelines.merging import merge_bucket, tables_of
 from mmbatch.pipelines.predict import outdated
 from mmbatch.pipelines.publish import _compare_bucket, _merged, lineage_of
-from mmbatch.pipelines.staging import StagingWriter
+from mmbatch.pipelines.staging import StagingWriter, read_staged
 from mmbatch.predictions import Predictions
 from mmbatch.presets import preset_named
 from mmbatch.quarantine import Scope
@@ -62,8 +61,8 @@ PRODUCTS = 80_000
 ROWS = 10_000
 """Of a source that is taken in."""
 
-ROW_GROUPS = 2_000
-"""Of a staged file: it has one for each bucket of which it has rows."""
+ROW_GROUPS, STAGED_FILES = 500, 40
+"""A staged file has a row group for each bucket of which it has rows."""
 
 SORTED = 1_000_000
 """Contents that are sorted."""
@@ -187,14 +186,15 @@ def taken_in(folder: Path, source: Path) -> dict[str, float]:
 
 
 def footer_seconds(folder: Path) -> float:
-    """Processor seconds by row group of a staged file's footer, which every merge of a bucket reads."""
-    names = [f"p{number}" for number in range(ROW_GROUPS)]
-    columns = {name: names if name == "product_id" else pa.nulls(ROW_GROUPS) for name in STAGED.names}
+    """Processor seconds by staged file and row group of reading one bucket's rows, as every merge does."""
+    columns = {name: pa.nulls(ROW_GROUPS) for name in STAGED.names}
+    columns |= {"product_id": [f"p{number}" for number in range(ROW_GROUPS)], "bucket": list(range(ROW_GROUPS))}
     rows = pa.table(columns).cast(pa.schema([field.with_nullable(True) for field in STAGED]))
-    path = folder / "staged.parquet"
-    pq.write_table(rows, path, row_group_size=1)
-    found = [spent(partial(pq.ParquetFile, path)) for _ in range(3)]
-    return float(np.median(found)) / ROW_GROUPS
+    for number in range(STAGED_FILES):
+        writer = StagingWriter(f"{folder}/staged/{number:08d}")
+        writer.add(rows)
+        writer.flush()
+    return _typical(partial(read_staged, f"{folder}/staged", STAGED, 7)) / (STAGED_FILES * ROW_GROUPS)
 
 
 def sort_seconds() -> float:
