@@ -7,6 +7,7 @@ from matplotlib.lines import Line2D
 
 from benchmarks.simulation.model import RUNS, longest, seconds
 from benchmarks.simulation.shapes import SHAPES
+from benchmarks.simulation.tables import SIZES, size_name
 from mmbatch.reports.figures import FAINT, INK, MUTED, png_bytes
 
 POINTS = 10 ** np.arange(6, 9.01, 0.25)
@@ -25,22 +26,21 @@ COLOURS = {
 }
 """Resource -> colour."""
 
-HOURS = ((1 / 60, "1 min"), (1, "1 h"), (8, "a night, 8 h"), (24 * 7, "a week"))
+HOURS = {1 / 12: "5 min", 1: "1 hour", 8: "8 hours", 24: "1 day", 24 * 7: "1 week", 24 * 30: "30 days", 8760: "1 year"}
 
 
 def figure_png() -> bytes:
     """One panel a run, one line a cluster."""
-    figure = Figure(figsize=(14, 5.6), facecolor="white")
+    figure = Figure(figsize=(14, 7), facecolor="white")
     panels = figure.subplots(1, len(RUNS), sharey=True)
     for axes, run in zip(panels, RUNS, strict=True):
         _panel(axes, run)
-    panels[0].set_ylabel("hours")
     met = dict.fromkeys(colour for run in RUNS for colour in _resources(run))
     keys = [Line2D([], [], marker="o", ls="", color=COLOURS[name], label=name) for name in COLOURS if name in met]
     figure.legend(
         handles=keys, loc="lower center", ncols=len(keys), frameon=False, title="what binds the longest stage"
     )
-    figure.subplots_adjust(left=0.06, right=0.92, top=0.92, bottom=0.22, wspace=0.32)
+    figure.subplots_adjust(left=0.06, right=0.92, top=0.94, bottom=0.17, wspace=0.3)
     return png_bytes(figure)
 
 
@@ -62,10 +62,12 @@ def _panel(axes: Axes, run: str) -> None:
         axes.scatter(POINTS, hours, c=colours, s=26, zorder=2)
         ends.append((hours[-1], shape.name))
     _name_lines(axes, ends)
-    for hours_there, name in HOURS:
+    for hours_there in HOURS:
         axes.axhline(hours_there, color=FAINT, lw=0.8, zorder=0)
-        axes.text(POINTS[0], hours_there * 1.06, name, size=7.5, color=MUTED)
-    axes.set(xscale="log", yscale="log", xlabel="products", ylim=(0.02, 2e5))
+    axes.set(xscale="log", yscale="log", xlabel="products", ylim=(0.03, 3e5))
+    axes.set_xticks(SIZES, [size_name(products) for products in SIZES])
+    axes.set_yticks(list(HOURS), list(HOURS.values()), color=MUTED)
+    axes.minorticks_off()
     axes.set_title(run, loc="left", color=INK, size=11)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -74,5 +76,14 @@ def _name_lines(axes: Axes, ends: list[tuple[float, str]]) -> None:
     """Names at the lines' ends, pushed apart where they would overlap."""
     lowest = 0.0
     for hours, name in sorted(ends):
-        lowest = max(hours, lowest * 1.9)
-        axes.text(POINTS[-1] * 1.15, lowest, name, size=8, color=INK, va="center")
+        lowest = max(hours, lowest * 1.55)
+        axes.annotate(
+            name,
+            (POINTS[-1], hours),
+            (POINTS[-1] * 1.5, lowest),
+            size=8,
+            color=INK,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.6},
+        )

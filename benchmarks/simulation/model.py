@@ -180,7 +180,7 @@ def _planning(load: Load, shape: Shape) -> float:
 def _encoding(load: Load, shape: Shape, units: float) -> dict[str, float]:
     """Seconds of the two stages of units: CPU tasks, and a fixed pool of actors of one core each."""
     slots = shape.cores if shape.remote else shape.cores + LOCAL_SPARE_CPUS
-    actors = actors_for(max(int(load.rows), 1), cpus=slots, gpus=shape.gpus)
+    actors = actors_for(int(load.rows * len(modalities(load))), cpus=slots, gpus=shape.gpus)
     overhead = units * rate("unit")
     if load.cheapest:
         return {"encode cores": (load.rows * rate("encode cheapest") + overhead) / shape.cores}

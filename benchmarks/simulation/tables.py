@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from benchmarks.simulation.checks import checks
@@ -104,7 +104,7 @@ def rate_table() -> str:
     return table(["rate", "value", "unit", "kind", "source"], rows)
 
 
-TABLES = {
+TABLES: Mapping[str, Callable[[], str]] = {
     **{run: partial(run_table, run) for run in RUNS},
     "stages": stages_table,
     "checks": check_table,
