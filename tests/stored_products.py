@@ -48,10 +48,10 @@ class Stored:
 
     def row(self, number: int) -> dict[str, str | None]:
         alike = 0 if number == TWIN else number
-        words = np.random.default_rng(alike).choice(WORDS[:8], 2 + alike % 4)
+        words = np.random.default_rng(alike).choice(WORDS[2:8], 2 + alike % 4)
         return {
             "id": f"p{number:02}",
-            "title": None if number == NO_TEXT else f"{' '.join(words)} {WORDS[alike % 8]}",
+            "title": None if number == NO_TEXT else f"{' '.join(words)} {WORDS[alike % 2]}",
             "text": None if alike % 3 == 0 or number == NO_TEXT else " ".join(words[::-1]),
             "image": None if number == NO_IMAGE else str(self.photos / f"{alike}.png"),
             "label": "even" if number % 2 == 0 else "odd",

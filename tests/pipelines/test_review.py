@@ -30,6 +30,7 @@ from tests.conftest import run_json
 from tests.stored_products import BUCKETS, NO_IMAGE, Stored, write_products
 
 ABSTAINED, CONFLICT, SUSPECTED = 4, 6, 8
+PREDICTOR = "predictor@dc22d009724a"  # a digest of its one file, which is empty
 """Numbers of the products that are published with these reasons; number 8 is given as `even`, and said to be `odd`."""
 
 ray_warns = pytest.mark.filterwarnings("ignore::Warning:ray")
@@ -80,6 +81,7 @@ def row_of(number: int) -> dict[str, Any]:
         "category": category,
         "confidence": 0.4 if number == ABSTAINED else 0.9,
         "decision": REVIEW if number == ABSTAINED else "accepted",
+        "predictor": PREDICTOR,
         "model_categories": [("text", category), ("image", by_image)],
         "model_probabilities": [("text", 0.95), ("image", 0.85)],
         "bucket": bucket(number),

@@ -87,7 +87,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
         patch.setattr(intake, "count_attempts", lambda: None)
         patch.setattr(intake, "begun", lambda *_: 1)
         patch.setattr(ingest, "start_ray", lambda: None)
-        return write_products(tmp_path_factory.mktemp("stored"), products=40)
+        return write_products(tmp_path_factory.mktemp("stored"), products=80)
 
 
 @pytest.fixture(scope="module")
