@@ -123,12 +123,13 @@ def planned(folder: Path) -> dict[str, float]:
 
 def _published(workspace: Workspace) -> float:
     """Processor seconds of merging and comparing every bucket with staged predictions of all its products."""
-    predictions = Predictions(workspace=workspace)
-    rows = predictions.table.read()
+    predictions, catalog = Predictions(workspace=workspace).pinned(), Catalog(workspace=workspace).pinned()
+    rows = predictions.published().read()
     staged = predictions.staged("made")
     staged.commit(staged.write_buckets(rows), app_id="made")
-    sides = partial(_merged, workspace=workspace, run_id="made")
-    work = partial(_compare_bucket, workspace=workspace, sides_of=sides, lineage=lineage_of(workspace), run_id="made")
+    sides = partial(_merged, catalog=catalog, predictions=predictions, staged=staged.snapshot())
+    lineage = lineage_of(workspace)
+    work = partial(_compare_bucket, predictions=predictions, sides_of=sides, lineage=lineage, run_id="made")
     return sum(spent(partial(work, {"bucket": at, "touched": True})) for at in range(workspace.settings.buckets))
 
 
