@@ -26,7 +26,7 @@ from mmbatch.pipelines.publish import candidate, described, publish, refuse, set
 from mmbatch.pipelines.rollback import last_taken_back
 from mmbatch.predictions import Predictions
 from mmbatch.progress import say
-from mmbatch.runs import Run, last_run
+from mmbatch.runs import Run, last_run, publications
 from mmbatch.sources import Columns
 from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Workspace
@@ -188,7 +188,8 @@ def _predict(workspace: Workspace, night: _Night) -> dict[str, Any]:
 
 
 def _counts(night: _Night, products: dict[str, int], *, state: str) -> dict[str, Any]:
-    before = night.champion.id if night.champion else None
+    last = next(iter(publications(night.run.workspace)), None)
+    before = last["settings"]["predictor"] if last else None
     return {"state": state, "predictor_before": before, "products": products, "timings": night.timings, **night.facts}
 
 

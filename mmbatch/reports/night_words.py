@@ -99,7 +99,7 @@ def headline(*, state: str, first: bool, total: int, reasons: Mapping[str, int],
         return f"{changed:,} of {_products(total)} {'has its' if changed == 1 else 'have their'} earlier category again"
     if first:
         return f"{_products(total)} got {'its' if total == 1 else 'their'} first category"
-    return f"{f'{changed:,}' if changed else 'none'} of {_products(total)} got another category"
+    return f"{f'{changed:,}' if changed else 'none'} of {_products(total)} got another category or decision"
 
 
 def subline(*, state: str, first: bool, total: int, changes: int, reasons: Mapping[str, int]) -> str:

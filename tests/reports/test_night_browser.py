@@ -111,5 +111,5 @@ def test_a_link_of_the_index_opens_the_night(browser: Browser, tmp_path: Path) -
     write_night(str(tmp_path / "run-0"), night())
     page, _ = opened(browser, Path(write_index(str(tmp_path), points(1))), 1280, "light")
     page.get_by_role("link").click()
-    assert page.locator("h1").inner_text() == "Published: 104 of 988 products got another category"
+    assert page.locator("h1").inner_text() == "Published: 104 of 988 products got another category or decision"
     page.close()
