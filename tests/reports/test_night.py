@@ -25,7 +25,10 @@ def text_of(html: str) -> str:
 
 def test_a_published_night_says_so_with_its_numbers(tmp_path: Path) -> None:
     text = text_of(written(night(), tmp_path))
-    assert "✓ Published Published: 104 of 988 products got another category or decision 30 are new, 20 were removed." in text
+    assert (
+        "✓ Published Published: 104 of 988 products got another category or decision 30 are new, 20 were removed."
+        in text
+    )
     assert "1,000 rows = 840 unchanged + 120 edited + 30 new + 10 rejected" in text
     assert "Edited, some in several fields: 90 title, 40 image, 1 label." in text
     assert "990 products = 980 there before + 30 new − 20 removed" in text

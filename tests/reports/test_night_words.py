@@ -56,7 +56,13 @@ def test_new_and_removed_products_are_not_recategorised() -> None:
 @pytest.mark.parametrize(
     ("state", "first", "total", "reasons", "words"),
     [
-        ("published", False, 98_310, {"title": 1204, "new": 5}, "1,204 of 98,310 products got another category or decision"),
+        (
+            "published",
+            False,
+            98_310,
+            {"title": 1204, "new": 5},
+            "1,204 of 98,310 products got another category or decision",
+        ),
         ("published", False, 10, {}, "none of 10 products got another category or decision"),
         ("published", True, 1, {"new": 1}, "1 product got its first category"),
         ("approved", False, 10, {"head": 2}, "2 of 10 products got another category or decision"),
