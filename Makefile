@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKSPACE ?= demo
 KILLS ?= 300
 
-.PHONY: demo test test-slow test-training s3-server test-s3 drill check clean
+.PHONY: demo test test-slow test-jobs test-training s3-server test-s3 drill check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m jobs.pipeline --workspace $(WORKSPACE)
@@ -20,6 +20,11 @@ test-slow: $(VENV)/.develop
 test-training: $(VENV)/.develop
 	$(BIN)/python -m pytest tests/pipelines/test_finetune.py tests/pipelines/test_train_head.py \
 		tests/pipelines/test_train_late_fusion.py tests/test_presets.py
+
+# Long jobs in processes of their own: nights, retraining, images from the web, a catalog of text alone.
+test-jobs: $(VENV)/.develop
+	$(BIN)/python -m pytest -m slow tests/test_job_nightly.py tests/pipelines/test_retrain.py tests/test_job_images.py \
+		tests/test_other_catalogs.py
 
 # Ceph's RADOS gateway: a real object store, which the tests start for themselves and remove after. Needs root.
 s3-server:

@@ -97,6 +97,7 @@ def test_images_from_everywhere(tmp_path: Path, server: Server) -> None:
     assert len(server.asked) == asked
 
 
+@pytest.mark.slow
 def test_a_wider_permission_reads_the_source_again(tmp_path: Path) -> None:
     (tmp_path / "outside.jpg").write_bytes(BODY)
     source = write_catalog(tmp_path / "source", {"outside": "../outside.jpg", "none": ""})
@@ -120,6 +121,7 @@ def test_a_bad_value_is_refused_before_anything_is_made(value: str, tmp_path: Pa
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.slow
 def test_workers_share_what_is_stored_from_the_web(tmp_path: Path, server: Server) -> None:
     names = {name: f"{server.site}/good/{name}" for name in ("a", "b")}
     source = write_catalog(tmp_path / "source", names)

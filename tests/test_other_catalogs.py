@@ -62,6 +62,7 @@ def test_weights_that_are_not_there_are_named_before_any_training(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_catalog_of_text_alone_goes_all_the_way(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     rows = labelled(120)
     rows[7]["top"] = "a class of one product"
