@@ -72,10 +72,14 @@ def finished_runs(workspace: Workspace, job: str) -> list[dict[str, Any]]:
 
 
 def publications(workspace: Workspace) -> list[dict[str, Any]]:
-    """The runs that published predictions, newest first: `counts.published` has the versions after and before."""
+    """The runs that published predictions, newest first: `counts.published` has the versions after and before.
+
+    A refused night, whose entry says what it would have published, is none of them.
+    """
     published = pc.match_substring(pc.field("counts"), '"published": {')
     rows = runs_table(workspace).read(filters=published).sort_by([("started", "descending")])
-    return [_parsed(entry) for entry in rows.to_pylist()]
+    found = [_parsed(entry) for entry in rows.to_pylist()]
+    return [entry for entry in found if entry["counts"].get("state") != "refused"]
 
 
 def last_run(workspace: Workspace, job: str) -> dict[str, Any] | None:

@@ -244,6 +244,22 @@ def test_a_rollback_restores_what_was_published_row_for_row(workspace: Workspace
     assert set(published(workspace)["run_id"].to_pylist()) >= {night["run_id"]}
 
 
+def test_a_refused_night_is_no_publication(workspace: Workspace, snapshot: Snapshot) -> None:
+    """Neither is it rolled back or compared with, nor does it end what a rollback protects."""
+    before = published(workspace)
+    night = nightly(workspace, snapshot(exchanged=40), gate=OPEN)
+    for exchanged in (60, 80):
+        with pytest.raises(RefusedToPublishError):
+            nightly(workspace, snapshot(exchanged=exchanged), gate=SHUT)
+    assert publications(workspace)[0]["run_id"] == night["run_id"]
+    assert rollback(workspace)["counts"]["taken_back"] == night["run_id"]
+    assert published(workspace).equals(before)
+    protected = Gate(changed=1.0, changed_per_category=1.0, golden=1.0, review=1.0, smallest=1)
+    for removed in (0, 1):
+        with pytest.raises(RefusedToPublishError, match="rollback"):
+            nightly(workspace, snapshot(exchanged=40, removed=removed), gate=protected)
+
+
 def test_what_cannot_be_rolled_back_to_is_refused(workspace: Workspace, snapshot: Snapshot) -> None:
     with pytest.raises(InputError, match="was the first to publish"):
         target_of(workspace)
