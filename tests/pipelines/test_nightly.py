@@ -260,6 +260,19 @@ def test_a_refused_night_is_no_publication(workspace: Workspace, snapshot: Snaps
             nightly(workspace, snapshot(exchanged=40, removed=removed), gate=protected)
 
 
+def test_a_bad_feed_that_comes_again_is_refused_again(workspace: Workspace, snapshot: Snapshot) -> None:
+    """It is measured by what was in quarantine when something was published, not by what a refused night put there."""
+
+    def repeated(frame: Any) -> None:
+        frame.loc[len(frame) - 60 :, "product_id"] = frame.loc[0, "product_id"]
+
+    others = {"changed": 1.0, "changed_per_category": 1.0, "removed": 1.0, "review": 1.0, "golden": 1.0, "drift": 1e3}
+    gate = Gate(**others, smallest=1)
+    for removed in (0, 1):
+        with pytest.raises(RefusedToPublishError, match="quarantined"):
+            nightly(workspace, snapshot(removed=removed, edit=repeated), gate=gate)
+
+
 def test_what_cannot_be_rolled_back_to_is_refused(workspace: Workspace, snapshot: Snapshot) -> None:
     with pytest.raises(InputError, match="was the first to publish"):
         target_of(workspace)
