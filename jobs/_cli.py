@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from mmbatch.errors import MmbatchError, RefusedToPublishError
-from mmbatch.progress import say
+from mmbatch.progress import check_format, say
 from mmbatch.storage import storage_errors
 from mmbatch.workspace import normalise_uri
 
@@ -54,6 +54,7 @@ def run_job(job: type[JobT], main: Callable[[JobT], dict[str, Any]]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with redirect_stdout(sys.stderr if config.json else sys.stdout), storage_errors():
+            check_format()
             result = main(config)
             _stop_ray()  # it prints on its own, and the last of it here
     except MmbatchError as error:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from mmbatch import schema
 from mmbatch.errors import CountMismatchError
+from mmbatch.progress import speak_for
 from mmbatch.tables import Table
 from mmbatch.workspace import Workspace
 
@@ -32,6 +33,13 @@ class Run:
     run_id: str = field(default_factory=new_run_id)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.speak()
+
+    def speak(self) -> None:
+        """Lines that are said from now on are about this run."""
+        speak_for(self.run_id, self.job)
 
     def entry(self, counts: Mapping[str, Any], versions: Mapping[str, int] | None = None) -> dict[str, Any]:
         """The entry as it stands now, as a row of `schema.RUNS`."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 from mmbatch.changes import Changes
 from mmbatch.errors import InputError
 from mmbatch.pipelines.cluster import remove_folder
+from mmbatch.pipelines.metrics import night_done
 from mmbatch.pipelines.night_report import JOB, write_reports
 from mmbatch.pipelines.publish import publish, require_files, settle
 from mmbatch.predictions import Predictions, Publication
@@ -45,6 +46,7 @@ def approve(workspace: Workspace, run_id: str) -> dict[str, Any]:
     entry = publish(workspace, _approved(workspace, found))
     remove_folder(predictions.staged(run_id).uri)
     write_reports(workspace)
+    night_done(entry["counts"]["state"], seconds=entry["seconds"])
     return entry
 
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from mmbatch.contents import Contents
 from mmbatch.feature_store import FeatureStore
 from mmbatch.pipelines.cluster import remove_folder, stream
+from mmbatch.pipelines.metrics import written
 from mmbatch.pipelines.staging import StagingWriter, read_staged
 from mmbatch.progress import Progress
 from mmbatch.stale import Copies, hashes_of
@@ -58,6 +59,7 @@ def copy_vectors(
             uncopied += done["failures"]
             progress.advance(done["products"])
         store.table.commit(entries, app_id=f"{run_id}-copy")
+        written("features", entries)
         reused[store.encoder] = sum(entry.rows for entry in entries)
     remove_folder(workspace.path("tmp", run_id))
     return reused, uncopied

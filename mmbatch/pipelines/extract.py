@@ -21,6 +21,7 @@ from mmbatch.pipelines.copy_vectors import Wanted, copy_vectors
 from mmbatch.pipelines.delivery import Delivered, actors_for, deliver, through_actors
 from mmbatch.pipelines.encode_units import Encode, Stages, rows_of_units
 from mmbatch.pipelines.failures import replace_failures
+from mmbatch.pipelines.metrics import stage_done
 from mmbatch.pipelines.speed import Speed
 from mmbatch.progress import Progress, say
 from mmbatch.runs import Run, tie_out
@@ -116,7 +117,7 @@ def extract(workspace: Workspace, models: Sequence[Model], *, labelled_only: boo
         counts = {name: _outcome(count, 0, 0, Counter()) for name, count in plan.counts.items()}
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": _totals(counts)}
     start_ray()
-    speed = Speed()
+    speed = Speed("extract")
     done = _compute(plan, run.run_id, speed)
     reused, uncopied = copy_vectors(workspace, _copies(plan), run_id=run.run_id, failures=done.failures)
     failures = done.failures + uncopied
@@ -127,10 +128,12 @@ def extract(workspace: Workspace, models: Sequence[Model], *, labelled_only: boo
         tie_out(f"extract {name}", counts[name]["products"], {k: counts[name][k] for k in _OUTCOMES})
     if not labelled_only:
         replace_failures(workspace, failures, modalities=list(plan.models), run_id=run.run_id)
+    total = _totals(counts)
     entry = run.finish(
-        _totals(counts) | {"speed": speed.summary()},
-        {name: store.table.version() for name, store in plan.stores.items()},
+        total | {"speed": speed.summary()}, {name: store.table.version() for name, store in plan.stores.items()}
     )
+    found = [count["reasons"] for count in counts.values()]
+    stage_done("extract", {name: total[name] for name in _OUTCOMES}, seconds=entry["seconds"], reasons=found)
     return entry
 
 

@@ -18,6 +18,7 @@ from mmbatch.pipelines.copy_vectors import Wanted, copy_vectors
 from mmbatch.pipelines.delivery import Delivered, actors_for, deliver, through_actors
 from mmbatch.pipelines.extract import together
 from mmbatch.pipelines.join_units import Join, JoinStages, rows_of_units
+from mmbatch.pipelines.metrics import stage_done
 from mmbatch.pipelines.speed import Speed
 from mmbatch.progress import Progress, say
 from mmbatch.runs import Run, tie_out
@@ -74,7 +75,7 @@ def extract_joined(workspace: Workspace, head: Model, *, labelled_only: bool = F
         counts = _outcome(plan.counts, 0, 0, Counter())
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": counts}
     start_ray()
-    speed = Speed()
+    speed = Speed("join")
     done = _compute(plan, head, run.run_id, speed)
     copies = [Wanted(plan.store, found, plan.contents) for found in plan.stale.copies if len(found.contents)]
     reused, uncopied = copy_vectors(workspace, copies, run_id=run.run_id, failures=done.failures)
@@ -83,7 +84,9 @@ def extract_joined(workspace: Workspace, head: Model, *, labelled_only: bool = F
     tie_out(f"join {head.id}", counts["products"], {name: counts[name] for name in _OUTCOMES})
     if reasons:
         say(f"join       {counts['incomplete']:,} products without a part that cannot be read: {dict(reasons)}")
-    return run.finish(counts | {"speed": speed.summary()}, {head.id: plan.store.table.version()})
+    entry = run.finish(counts | {"speed": speed.summary()}, {head.id: plan.store.table.version()})
+    stage_done("join", {name: counts[name] for name in _OUTCOMES}, seconds=entry["seconds"], reasons=[reasons])
+    return entry
 
 
 _OUTCOMES = ("unchanged", "computed", "reused", "incomplete")

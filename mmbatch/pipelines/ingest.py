@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from mmbatch.catalog import Catalog
 from mmbatch.image_access import ImageAccess
 from mmbatch.pipelines.cluster import remove_folder, start_ray
-from mmbatch.pipelines.intake import Intake, Reading, Written
+from mmbatch.pipelines.intake import ROW_OUTCOMES, Intake, Reading, Written
+from mmbatch.pipelines.metrics import stage_done
 from mmbatch.pipelines.refusals import refuse_older
 from mmbatch.progress import say
 from mmbatch.quarantine import Scope, quarantine_table
@@ -44,7 +45,10 @@ class Prepared:
         """
         self.written.commit()
         counts = dict(self.counts) | {"labelled_products_split": assign_splits(self.written.catalog)}
-        return self.run.finish(counts, {"catalog": self.written.catalog.table.version()})
+        entry = self.run.finish(counts, {"catalog": self.written.catalog.table.version()})
+        reasons = [counts["reasons"], counts["part_reasons"]]
+        stage_done("ingest", {name: counts[name] for name in ROW_OUTCOMES}, seconds=entry["seconds"], reasons=reasons)
+        return entry
 
     def discard(self) -> None:
         """Delete the files that were written."""

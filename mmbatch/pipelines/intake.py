@@ -18,6 +18,7 @@ from mmbatch.catalog import FIELDS, Catalog, stage
 from mmbatch.errors import InputError
 from mmbatch.held_images import HeldImages
 from mmbatch.image_access import ImageAccess
+from mmbatch.pipelines import metrics
 from mmbatch.pipelines.cluster import begun, count_attempts, share, shared, stream
 from mmbatch.pipelines.merging import OUTCOMES, merge_bucket, tables_of
 from mmbatch.pipelines.refusals import Removal, refuse_removal
@@ -27,6 +28,9 @@ from mmbatch.quarantine import DUPLICATE, Scope, entries_for
 from mmbatch.runs import tie_out
 from mmbatch.sources import Checked, Columns, Unit, read_unit
 from mmbatch.tables import FileEntry, Snapshot
+
+ROW_OUTCOMES = (*OUTCOMES, "superseded", "skipped", "rejected")
+"""What can become of a row of the source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,7 @@ class Written:
         for name, table in tables_of(self.catalog).items():
             added, removed = self.files[name, "added"], self.files[name, "removed"]
             table.replace(added, removed, app_id=self.run_id, read_version=self.versions[name])
+            metrics.written(name, added)
             self.files[name, "added"], self.files[name, "removed"] = [], []
 
     def discard(self) -> None:

@@ -116,7 +116,7 @@ def _encoded(rows: SequenceRows, units: list[dict[str, Any]], *, run_id: str, co
         rows_of(dataset),
         {name: store.table for name, store in stores.items()},
         app_id=f"{run_id}-sequences",
-        speed=Speed(),
+        speed=Speed("sequences", table="sequences"),
         progress=Progress("sequences", contents, "contents"),
     )
 

@@ -19,6 +19,7 @@ from mmbatch.pipelines.extract import extract
 from mmbatch.pipelines.extract_joined import extract_joined
 from mmbatch.pipelines.ingest import ingest
 from mmbatch.pipelines.measured import measure
+from mmbatch.pipelines.metrics import night_done
 from mmbatch.pipelines.night_report import JOB, page_uri, write_reports
 from mmbatch.pipelines.night_summary import summary
 from mmbatch.pipelines.predict import outdated, stage, versions
@@ -82,6 +83,7 @@ class _Night:
         """A stage is over."""
         self.timings[stage] = time.monotonic() - self.since
         self.since = time.monotonic()
+        self.run.speak()  # the stages are runs of their own
 
 
 def nightly(
@@ -111,7 +113,11 @@ def nightly(
         champion=published_predictor(workspace),
         chosen=chosen_predictor(workspace, predictor),
     )
-    night.facts["ingest"] = ingest(workspace, **feed.arguments())["counts"]
+    try:
+        night.facts["ingest"] = ingest(workspace, **feed.arguments())["counts"]
+    except RefusedToPublishError:
+        night_done("refused", seconds=time.monotonic() - night.run.clock)
+        raise
     night.lap("ingest")
     night.facts["extract"] = _extract(workspace, night.chosen)
     night.lap("extract")
@@ -119,6 +125,7 @@ def nightly(
         _challenge(workspace, night, retrain)
     entry = _predict(workspace, night)
     write_reports(workspace)
+    night_done(entry["counts"]["state"], seconds=time.monotonic() - night.run.clock)
     if entry["counts"]["state"] == "refused":
         raise RefusedToPublishError(_refusal(workspace, entry), entry)
     return entry

@@ -1,5 +1,6 @@
 """Prediction: stored features -> staged predictions -> published in one commit. No encoder runs here."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from mmbatch.fusion.taxonomy_edits import shown
 from mmbatch.joined import read_joined
 from mmbatch.models import Model
 from mmbatch.pipelines.cluster import start_ray, stream, whole_processor
+from mmbatch.pipelines.metrics import stage_done, written
 from mmbatch.pipelines.publish import candidate, described, publish, settle
 from mmbatch.predictions import Predictions, marks
 from mmbatch.predictor import HEAD_MODEL, Features, Predictor, Scored, load_predictor
@@ -141,10 +143,12 @@ def stage(
     """
     require_features(workspace, predictor.card["encoders"])
     start_ray()
-    counts = dict(found.counts)
+    clock, counts = time.monotonic(), dict(found.counts)
     counts["predicted"] = _stage(workspace, predictor, found.per_bucket, run_id, explain)
     counts["unpredictable"] = sum(found.per_bucket.values()) - counts["predicted"]
-    tie_out("predict", counts["products"], {k: counts[k] for k in ("unchanged", "predicted", "unpredictable")})
+    outcomes = {name: counts[name] for name in ("unchanged", "predicted", "unpredictable")}
+    tie_out("predict", counts["products"], outcomes)
+    stage_done("predict", outcomes, seconds=time.monotonic() - clock)
     return counts
 
 
@@ -163,6 +167,7 @@ def _stage(
         entries += [FileEntry(**entry) for entry in done["entries"]]
         progress.advance(per_bucket[done["bucket"]])
     staged.commit(entries, app_id=run_id)
+    written("staged", entries)
     return sum(entry.rows for entry in entries)
 
 

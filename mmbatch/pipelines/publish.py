@@ -17,6 +17,7 @@ from mmbatch.changes import COMPARED, Changes, Lineage, Tally, compare, returnin
 from mmbatch.errors import InputError
 from mmbatch.failpoints import reach
 from mmbatch.models import list_models
+from mmbatch.pipelines import metrics
 from mmbatch.pipelines.cluster import remove_folder, stream, whole_processor
 from mmbatch.predictions import Predictions, Publication, merged
 from mmbatch.progress import Progress, say
@@ -80,7 +81,10 @@ def candidate(
     """
     predictions, catalog = Predictions(workspace=workspace).pinned(), Catalog(workspace=workspace).pinned()
     sides = partial(_merged, catalog=catalog, predictions=predictions, staged=predictions.staged(run_id).snapshot())
-    return _candidate(predictions, buckets, sides, run_id=run_id, taken_back=taken_back)
+    new = _candidate(predictions, buckets, sides, run_id=run_id, taken_back=taken_back)
+    metrics.written("predictions", new.added)
+    metrics.written("changes", new.changes)
+    return new
 
 
 def restored(workspace: Workspace, version: int, *, run_id: str) -> Candidate:
@@ -193,7 +197,9 @@ def publish(workspace: Workspace, publication: Publication) -> dict[str, Any]:
     )
     reach("publish.after")
     _finish(workspace, publication)
-    return plain(publication.entry)
+    entry = plain(publication.entry)
+    metrics.count(metrics.CHANGES, entry["counts"]["reasons"])
+    return entry
 
 
 def refuse(workspace: Workspace, publication: Publication) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmbatch.pipelines import metrics
+
 WAITING = 0.2
 """Share of its time that an encoder may wait before something else is called what bound the run."""
 
@@ -14,6 +16,9 @@ WAITING = 0.2
 class Speed:
     """Adds up what finished units (`encode_units.DONE`) say of themselves."""
 
+    stage: str
+    table: str = "features"
+    """Kind of table that the units' files are for."""
     actors: int = 1
     started: float = field(default_factory=time.time)
     began: float | None = None
@@ -31,6 +36,7 @@ class Speed:
         self.waited += done["waited"]
         self.contents += done["contents"]
         self.spent.update(dict(done["spent"]))
+        metrics.unit_done(self.stage, self.table, done)
 
     def summary(self) -> dict[str, Any]:
         """Seconds until the first encoder began, and from then on; seconds by stage, summed over processes; padding."""

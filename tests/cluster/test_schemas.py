@@ -17,7 +17,11 @@ def test_every_manifest_is_valid(manifests: list[Manifest]) -> None:
 @pytest.mark.parametrize("component", sorted(each.name for each in (KUBERAY / "components").iterdir()))
 def test_every_component_is_used_by_an_overlay_or_known_to_be_optional(component: str) -> None:
     used = [(KUBERAY / "overlays" / overlay / "kustomization.yaml").read_text() for overlay in OVERLAYS]
-    assert any(f"../../components/{component}" in text for text in used) or component in ("irsa", "ray-cron-job")
+    assert any(f"../../components/{component}" in text for text in used) or component in (
+        "irsa",
+        "metrics",
+        "ray-cron-job",
+    )
 
 
 def test_optional_components_render_into_valid_manifests(kubectl: Path, with_optional: list[Manifest]) -> None:
