@@ -1,7 +1,10 @@
 """A night on a Ray that was there before, as in `ray job submit`: what the node exports is what the ledger says."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,9 +23,6 @@ from mmbatch.pipelines import metrics
 from mmbatch.tables import FileEntry
 from tests.conftest import run_job
 from tests.test_whole_job import Finished
-
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
-"""Ray warns of its own settings while it makes its context."""
 
 DEADLINE_S = 60.0
 
@@ -49,14 +49,16 @@ def files(workspace: Path) -> dict[str, int]:
     return {str(path.relative_to(workspace)): path.stat().st_size for path in found}
 
 
+PORT = "import ray; ray.init(log_to_driver=False); print(ray.nodes()[0]['MetricsExportPort'])"
+
+
 def exported(address: str, *, wanted: str) -> Samples:
     """What the node of a Ray exports of this project, as soon as it has a metric."""
-    ray.init(address=address, log_to_driver=False)
-    node = ray.nodes()[0]
-    ray.shutdown()
+    command, environment = [sys.executable, "-c", PORT], os.environ | {"RAY_ADDRESS": address}
+    port = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()[-1]
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
-        with urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10) as page:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
             text = page.read().decode()
         if wanted in text:
             return samples(text)
