@@ -11,6 +11,7 @@ import pytest
 from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels
 
 from mmbatch.pipelines import metrics
+from mmbatch.progress import FORMAT
 from tests.cluster.rendering import KUBERAY, OVERLAYS, ROOT, Manifest, one, render
 
 BOARD = json.loads((ROOT / "cluster/grafana.json").read_text())
@@ -155,6 +156,18 @@ def test_every_ray_pod_is_scraped(
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         assert wanted.items() <= group["template"]["metadata"]["labels"].items()
         assert "metrics-export-port" not in group["rayStartParams"]
+
+
+def test_what_the_page_appends_makes_every_driver_say_json(kubectl: Path, tmp_path: Path) -> None:
+    shutil.copytree(KUBERAY, tmp_path / "kuberay")
+    (snippet,) = re.findall(r"^```yaml\n(  - target: .*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "kuberay/overlays/production/size/kustomization.yaml"
+    file.write_text(file.read_text() + snippet)
+    jobs = [each for each in render(kubectl, file.parents[1]) if each["kind"] == "RayJob"]
+    assert len(jobs) == 3
+    for job in jobs:
+        head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+        assert {"name": FORMAT, "value": "json"} in head["env"]
 
 
 def test_nodes_stay_long_enough_to_be_scraped(production: list[Manifest]) -> None:
