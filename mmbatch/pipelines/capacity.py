@@ -125,7 +125,8 @@ def _has() -> str:
 
 
 def _refusal(wanted: Sequence[Wanted]) -> str:
-    largest = max(machines(), key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={})
+    scarce = "GPU" if any(ask.gpus for ask, _ in wanted) else "CPU"
+    largest = max(machines(), key=lambda node: (node.get(scarce, 0), node.get("CPU", 0)), default={})
     return (
         f"{wanted[0][0].stage}: asks for {_described(wanted)} at once; {_has()}, the largest of which has"
         f" {described(largest).strip('()')}: add machines, or ask for less"

@@ -1,8 +1,9 @@
 """What each stage asks of Ray, in one place: processors, GPUs and memory of one task, actor or worker.
 
-Memory is what such a process was seen to hold by itself (`Pss` of the sample catalog's and the Flipkart sample's runs,
-rounded up): without it Ray starts as many processes as there are processors. Only a cluster is asked for memory: on one
-machine Ray divides what happens to be free when it starts, and a small laptop is to be slow rather than refused.
+Memory is what such processes were seen to hold by themselves at most (`Pss`, in nights of 100,000 sample products and in
+fine-tuning), rounded up: without it Ray starts as many processes as there are processors. Only a cluster is asked for
+memory: on one machine Ray divides what happens to be free when it starts, and a small laptop is to be slow rather than
+refused.
 """
 
 import os
@@ -83,11 +84,10 @@ COPY = Ask(stage="copy", memory=TASK_MEMORY)
 """Stored vectors of one bucket, to products of equal content."""
 
 PREPARE = Ask(stage="extract", name="reader", memory=1 * GIB)
-"""Reads and decodes a unit of at most 512 images or 1,024 texts: 922 MiB with two encoders."""
+"""Reads and decodes a unit of at most 512 images or 1,024 texts: 922 MiB."""
 
 ENCODE = Ask(stage="extract", name="encoder", memory=3 * GIB // 2)
-"""An actor with all encoders, one prepared unit and its vectors: 762 MiB with MiniLM and EfficientNet-Lite0; encoders
-of the base size hold 800 MiB more."""
+"""An actor with all encoders, one prepared unit and its vectors: 786 MiB with small ones."""
 
 PREDICT = Ask(stage="predict", memory=TASK_MEMORY, busy=True)
 """One bucket's features through head and late fusion."""
@@ -107,14 +107,15 @@ WORDS = Ask(stage="words", memory=TASK_MEMORY)
 LENGTHS = Ask(stage="lengths", cpus=0.5)
 """Tokenises texts to measure them: two on a processor, as each also waits for its bucket."""
 
-STRESS = Ask(stage="stress", memory=2 * GIB)
+STRESS = Ask(stage="stress", memory=3 * GIB // 2)
 """One encoder, and one bucket's vectors and texts."""
 
-FIT = Ask(stage="fit", memory=2 * GIB)
-"""A head, a late fusion or suspected labels, in one process that is not the driver's."""
+FIT = Ask(stage="fit", memory=3 * GIB)
+"""A head, a late fusion or suspected labels, in one process that is not the driver's: 673 MiB with few rows, 2.3 GiB more
+for the probabilities that are held at most."""
 
 TRAIN = Ask(stage="train", name="worker", memory=3 * GIB)
-"""A worker of Ray Train: an encoder with gradients and the optimiser's state, and the next batches."""
+"""A worker of Ray Train: an encoder with gradients and the optimiser's state, and the next batches: 1,860 MiB."""
 
 TRAIN_READ = Ask(stage="train", name="reader", cpus=0.05)
 """Reserved by a task that reads for a training worker: nearly nothing, or the tasks of one worker, waiting for it to
