@@ -147,6 +147,6 @@ def _asked_for(wanted: Sequence[Wanted]) -> Iterator[None]:
 def _coming() -> int:
     """Machines that the autoscaler has asked for, or that have not joined yet."""
     if report := json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report"):
-        return len(report["pending_nodes"]) + sum(report["pending_launches"].values())
+        return len(report["pending_nodes"]) + int(sum(report["pending_launches"].values()))
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
     return len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches)

@@ -1,15 +1,16 @@
 """What each stage asks of Ray, in one place: processors, GPUs and memory of one task, actor or worker.
 
-Memory is what such processes were seen to hold by themselves at most (`Pss`, in nights of 100,000 sample products and in
-fine-tuning), rounded up: without it Ray starts as many processes as there are processors. Only a cluster is asked for
-memory: on one machine Ray divides what happens to be free when it starts, and a small laptop is to be slow rather than
-refused.
+Memory is what such processes were seen to hold by themselves at most (`Pss`, in nights of 100,000 sample products and
+in fine-tuning), rounded up: without it Ray starts as many processes as there are processors. Only a cluster is asked
+for memory: on one machine Ray divides what happens to be free when it starts, and a small laptop is to be slow rather
+than refused.
 """
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
+from typing import Any
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -52,7 +53,7 @@ class Ask:
         return {name: amount for name, amount in found.items() if amount}
 
     @property
-    def options(self) -> dict[str, float]:
+    def options(self) -> dict[str, Any]:
         """As options of a task or actor."""
         found = self.resources
         named = {"num_cpus": found.get("CPU", 0), "num_gpus": found.get("GPU", 0)}
@@ -111,8 +112,8 @@ STRESS = Ask(stage="stress", memory=3 * GIB // 2)
 """One encoder, and one bucket's vectors and texts."""
 
 FIT = Ask(stage="fit", memory=3 * GIB)
-"""A head, a late fusion or suspected labels, in one process that is not the driver's: 673 MiB with few rows, 2.3 GiB more
-for the probabilities that are held at most."""
+"""A head, a late fusion or suspected labels, in one process that is not the driver's: 673 MiB with few rows, 2.3 GiB
+more for the probabilities that are held at most."""
 
 TRAIN = Ask(stage="train", name="worker", memory=3 * GIB)
 """A worker of Ray Train: an encoder with gradients and the optimiser's state, and the next batches: 1,860 MiB."""
@@ -153,7 +154,7 @@ def room(nodes: Iterable[Node], ask: Ask) -> int:
 
 def without(nodes: Iterable[Node], ask: Ask, count: int) -> list[Node]:
     """What is left of the machines when so many of these are placed."""
-    left = []
+    left: list[Node] = []
     for node in nodes:
         here = min(count, _fitting(node, ask))
         left.append({name: amount - here * ask.resources.get(name, 0) for name, amount in node.items()})

@@ -1,6 +1,10 @@
 """What is wrong with a cluster is said in one line."""
 
+import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +15,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.exceptions import ObjectStoreFullError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
+from mmbatch.drill.local_ray import kill, processes
 from mmbatch.errors import ClusterError, InputError, RefusedToPublishError
 from mmbatch.pipelines.cluster import run_task, start_ray, stream
 from mmbatch.pipelines.joining import check_nodes
@@ -21,6 +26,7 @@ from tests.conftest import run_job
 
 SETTINGS = Settings(preset="sample", level=1, seed=0, buckets=4)
 STORE_BYTES = 100 << 20
+START_S = 60.0
 
 
 @contextmanager
@@ -174,3 +180,26 @@ def test_an_error_of_ours_is_raised_as_itself() -> None:
     assert str(found) == "first line"
     assert said_error(RuntimeError("a defect"), "predict") is None
     assert issubclass(ClusterError, InputError)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="hiding a folder from one node takes root")
+def test_a_folder_that_one_machine_does_not_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The other node has an empty disk in the folder's place."""
+    workspace = Workspace.create(str(tmp_path / "disk" / "ws"), SETTINGS)
+    with cluster_of(monkeypatch) as cluster:
+        ray_command = Path(sys.executable).with_name("ray")
+        flags = f"--address={cluster.address} --num-cpus=1 --object-store-memory={STORE_BYTES} --block"
+        hidden = f"mount -t tmpfs none {tmp_path / 'disk'} && exec {ray_command} start {flags}"
+        node = subprocess.Popen(["unshare", "--mount", "sh", "-c", hidden], start_new_session=True)
+        try:
+            start_ray()
+            deadline = time.monotonic() + START_S
+            while len([found for found in ray.nodes() if found["Alive"]]) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            with pytest.raises(ClusterError, match=r"ws: the node .* cannot read it: no workspace.json .* all 2 nodes"):
+                start_ray(workspace)
+        finally:
+            for pid in processes(session=node.pid):
+                kill(pid)
+            node.wait()
