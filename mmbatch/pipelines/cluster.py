@@ -20,7 +20,7 @@ from mmbatch.isolation import Attempts
 from mmbatch.pipelines.capacity import plan_tasks, require
 from mmbatch.pipelines.joining import check_nodes, join
 from mmbatch.pipelines.ray_failures import RETRIES, said_error
-from mmbatch.pipelines.resources import FIT, LOCAL_OBJECT_STORE, LOCAL_SPARE_CPUS, WATCH, Ask, joined
+from mmbatch.pipelines.resources import FIT, LOCAL_MEMORY, LOCAL_OBJECT_STORE, LOCAL_SPARE_CPUS, WATCH, Ask, joined
 from mmbatch.progress import say
 from mmbatch.storage import filesystem_of, storage_errors
 from mmbatch.workspace import Workspace
@@ -60,6 +60,7 @@ def _start() -> None:
             address="local",
             num_cpus=(os.cpu_count() or 1) + LOCAL_SPARE_CPUS,
             object_store_memory=LOCAL_OBJECT_STORE,
+            _memory=LOCAL_MEMORY,
             include_dashboard=False,
             runtime_env=environment,
             **quiet,

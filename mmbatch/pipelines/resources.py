@@ -18,6 +18,10 @@ GIB = 1 << 30
 LOCAL_OBJECT_STORE = 1 * GIB
 """Bytes of shared memory on a laptop: a few blocks of decoded images."""
 
+LOCAL_MEMORY = 1 * GIB
+"""Bytes that Ray may promise on a laptop, where nobody asks for any: by itself it refuses to start where less than 5 %
+would be free beside the object store, as on a laptop of 2 GiB."""
+
 LOCAL_SPARE_CPUS = 2
 """Logical CPUs beyond the real ones on a laptop: a training controller or an actor pool must not starve the readers."""
 

@@ -20,6 +20,8 @@ from mmbatch.pipelines.capacity import machines, require
 from mmbatch.pipelines.cluster import start_ray
 from mmbatch.pipelines.resources import GIB, TRAIN, on_gpu
 
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
+
 START_S = 120.0
 WORKER = {"resources": {"CPU": 1, "GPU": 1, "memory": 8 * GIB}, "node_config": {}, "min_workers": 0, "max_workers": 1}
 

@@ -20,11 +20,13 @@ from mmbatch.errors import ClusterError, InputError, RefusedToPublishError
 from mmbatch.pipelines.cluster import run_task, start_ray, stream
 from mmbatch.pipelines.joining import check_nodes
 from mmbatch.pipelines.ray_failures import RETRIES, said_error
-from mmbatch.pipelines.resources import MERGE
+from mmbatch.pipelines.resources import LOCAL_OBJECT_STORE, MERGE
 from mmbatch.workspace import Settings, Workspace
 from tests.conftest import run_job
 
 SETTINGS = Settings(preset="sample", level=1, seed=0, buckets=4)
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
+
 STORE_BYTES = 100 << 20
 START_S = 60.0
 
@@ -153,6 +155,14 @@ def test_a_process_that_dies_again_and_again(monkeypatch: pytest.MonkeyPatch) ->
         start_ray()
         with pytest.raises(ClusterError, match=r"^merge: its process died, also when this was tried 2 more times"):
             list(stream([{"bucket": 0}], suicide, ask=MERGE))
+
+
+def test_a_laptop_with_little_memory_left_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray._private.utils, "estimate_available_memory", lambda: LOCAL_OBJECT_STORE)
+    start_ray()
+    assert run_task(large, 1) == b"1"
+    ray.shutdown()
 
 
 @pytest.mark.parametrize(
