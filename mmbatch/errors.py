@@ -16,6 +16,10 @@ class InputError(MmbatchError):
     exit_code = 2
 
 
+class ClusterError(InputError):
+    """The cluster cannot do the work: not there, too small, a machine without the workspace, no memory or disk left."""
+
+
 class RefusedToPublishError(MmbatchError):
     """A check before publishing failed; what is published stays as it was."""
 

@@ -73,7 +73,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("share", "shared"):
         monkeypatch.setattr(intake, name, lambda value: value)
     for module in (extract, ingest, predict, replay, rollback):
-        monkeypatch.setattr(module, "start_ray", lambda: None)
+        monkeypatch.setattr(module, "start_ray", lambda *_: None)
 
 
 def read_source(file: Path) -> pa.Table:

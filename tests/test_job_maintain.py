@@ -27,8 +27,8 @@ from datetime import timedelta
 from mmbatch.errors import InputError
 from mmbatch.pipelines import maintain as module
 from mmbatch.workspace import Workspace
-module.start_ray = lambda: None
-module.stream = lambda units, work: (row for unit in units for row in work(unit))
+module.start_ray = lambda *_: None
+module.stream = lambda units, work, **_: (row for unit in units for row in work(unit))
 with Workspace.open(sys.argv[1]).writing("maintain") as workspace:
     module.maintain(workspace, keep=timedelta(0))
 """
@@ -108,8 +108,8 @@ def test_killed_anywhere_the_rows_are_the_same_and_the_next_run_ends_the_work(
     killed = subprocess.run([sys.executable, "-c", MAINTAIN_HERE, workspace.uri], cwd=ROOT, env=environment)
     assert killed.returncode == -signal.SIGKILL
     assert rows_of(workspace) == before
-    monkeypatch.setattr(module, "start_ray", lambda: None)
-    monkeypatch.setattr(module, "stream", lambda units, work: (row for unit in units for row in work(unit)))
+    monkeypatch.setattr(module, "start_ray", lambda *_: None)
+    monkeypatch.setattr(module, "stream", lambda units, work, **_: (row for unit in units for row in work(unit)))
     with workspace.writing("maintain") as owned:
         module.maintain(owned, keep=timedelta(0))
     assert rows_of(workspace) == before

@@ -38,8 +38,8 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units run here, one after another."""
-    monkeypatch.setattr(module, "start_ray", lambda: None)
-    monkeypatch.setattr(module, "stream", lambda units, work: (row for unit in units for row in work(unit)))
+    monkeypatch.setattr(module, "start_ray", lambda *_: None)
+    monkeypatch.setattr(module, "stream", lambda units, work, **_: (row for unit in units for row in work(unit)))
 
 
 def catalog_of(workspace: Workspace, products: dict[str, str], *, images: bool = False) -> None:

@@ -245,7 +245,7 @@ def test_a_model_that_the_weights_folder_lacks_is_named_before_any_worker_starts
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "camembert-base").mkdir()
-    monkeypatch.setattr("mmbatch.pipelines.finetune.start_ray", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr("mmbatch.pipelines.finetune.start_ray", lambda *_: pytest.fail("Ray was started"))
     recipe = next(recipe for recipe in PRESETS[preset].encoders if recipe.name == name)
     with pytest.raises(InputError, match=rf"^--weights {tmp_path}: .*expected folder {folder}, found camembert-base$"):
         finetune(workspace_of(preset), recipe, str(tmp_path), "learning_rate=1")

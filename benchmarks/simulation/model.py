@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from benchmarks.simulation.rates import gpu_seconds, rate
 from benchmarks.simulation.shapes import Load, Shape
-from mmbatch.pipelines.cluster import LOCAL_SPARE_CPUS
-from mmbatch.pipelines.delivery import COMMIT_FILES, COMMIT_S, actors_for
+from mmbatch.pipelines.delivery import COMMIT_FILES, COMMIT_S
+from mmbatch.pipelines.resources import LOCAL_SPARE_CPUS, actors_for
 from mmbatch.pipelines.staging import STAGE_BYTES
 from mmbatch.stale import UNIT_CONTENTS
 from mmbatch.workspace import buckets_for
@@ -180,7 +180,8 @@ def _planning(load: Load, shape: Shape) -> float:
 def _encoding(load: Load, shape: Shape, units: float) -> dict[str, float]:
     """Seconds of the two stages of units: CPU tasks, and a fixed pool of actors of one core each."""
     slots = shape.cores if shape.remote else shape.cores + LOCAL_SPARE_CPUS
-    actors = actors_for(int(load.rows * len(modalities(load))), cpus=slots, gpus=shape.gpus)
+    contents = int(load.rows * len(modalities(load)))
+    actors = actors_for(contents, cpus=slots, gpus=shape.gpus, remote=shape.remote)
     overhead = units * rate("unit")
     if load.cheapest:
         return {"encode cores": (load.rows * rate("encode cheapest") + overhead) / shape.cores}

@@ -15,11 +15,15 @@ import ray.data
 from ray.exceptions import RayError
 from ray.util.queue import Queue
 
-from mmbatch.errors import MmbatchError
 from mmbatch.failpoints import LOG, VARIABLE
 from mmbatch.isolation import Attempts
+from mmbatch.pipelines.capacity import plan_tasks, require
+from mmbatch.pipelines.joining import check_nodes, join
+from mmbatch.pipelines.ray_failures import RETRIES, said_error
+from mmbatch.pipelines.resources import FIT, LOCAL_MEMORY, LOCAL_OBJECT_STORE, LOCAL_SPARE_CPUS, WATCH, Ask, joined
 from mmbatch.progress import say
 from mmbatch.storage import filesystem_of, storage_errors
+from mmbatch.workspace import Workspace
 
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -28,21 +32,20 @@ ALLOCATOR = {
 }
 """glibc keeps freed tensors instead of returning them to the kernel: twice the images per second on a CPU."""
 
-LOCAL_OBJECT_STORE = 1 << 30
-"""Bytes of shared memory on a laptop: a few blocks of decoded images."""
 
-LOCAL_SPARE_CPUS = 2
-"""Logical CPUs beyond the real ones on a laptop: a training controller or an actor pool must not starve the readers."""
+def start_ray(workspace: Workspace | None = None) -> None:
+    """Join the cluster that `RAY_ADDRESS` names (as inside `ray job submit`), or start a local one without services.
 
-RETRIES = 2
-"""How often a unit whose worker has died is given to another one: once to find the record that ended its process, once
-for a lost machine. By default Ray Data does so for ever."""
+    Every machine of a cluster must be able to read the workspace; `ClusterError` says which one cannot.
+    """
+    if not ray.is_initialized():
+        _start()
+    if workspace and joined():
+        check_nodes(workspace.uri, workspace.settings)
 
 
-def start_ray() -> None:
-    """Join the cluster that `RAY_ADDRESS` names (as inside `ray job submit`), or start a local one without services."""
-    if ray.is_initialized():
-        return
+def _start() -> None:
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_LOGGING", "0")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -50,13 +53,14 @@ def start_ray() -> None:
     environment = {"env_vars": ALLOCATOR | {"TOKENIZERS_PARALLELISM": "false"} | failpoints}
     handler = signal.getsignal(signal.SIGTERM)
     if joined():
-        ray.init(runtime_env=environment, **quiet)
+        join(environment, **quiet)
     else:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core reports its own restart policy as errors
         ray.init(
             address="local",
             num_cpus=(os.cpu_count() or 1) + LOCAL_SPARE_CPUS,
             object_store_memory=LOCAL_OBJECT_STORE,
+            _memory=LOCAL_MEMORY,
             include_dashboard=False,
             runtime_env=environment,
             **quiet,
@@ -78,26 +82,18 @@ def stream(
     units: Sequence[dict[str, Any]],
     work: Callable[[dict[str, Any]], list[dict[str, Any]]],
     *,
-    num_cpus: float = 1,
-    num_gpus: float = 0,
+    ask: Ask,
 ) -> Iterator[dict[str, Any]]:
     """Run `work` on every unit in Ray Data tasks and yield what it returns as it arrives, in no order.
 
     An error that a user can act on is raised as itself, without Ray's wrapping.
     """
     if units:
+        plan_tasks(ask, len(units))
         dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_retries has no name of its own yet
         told = partial(_told, work)
-        yield from rows_of(dataset.flat_map(told, num_cpus=num_cpus, num_gpus=num_gpus, max_retries=RETRIES))
-
-
-def whole_processor() -> float:
-    """`num_cpus` of tasks that are to be no more than there are processors, as each holds much and keeps one busy.
-
-    On a laptop Ray is told of more than there are.
-    """
-    return 1.0 if joined() else 1 + LOCAL_SPARE_CPUS / (os.cpu_count() or 1)
+        yield from rows_of(dataset.flat_map(told, max_retries=RETRIES, **ask.options), stage=ask.stage)
 
 
 def _told(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -108,7 +104,7 @@ def _told(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def count_attempts() -> Any:
     """Handle of a new `Attempts` actor, for `begun`."""
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=RETRIES)(Attempts).remote()
+    return ray.remote(max_restarts=-1, max_task_retries=RETRIES, **WATCH.options)(Attempts).remote()
 
 
 def begun(attempts: Any, unit: str) -> int:
@@ -126,32 +122,12 @@ def shared(handle: Any) -> Any:
     return ray.get(handle)
 
 
-def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    """The dataset's rows as they arrive; an `MmbatchError` raised by a worker is raised as itself."""
+def rows_of(dataset: ray.data.Dataset, *, stage: str) -> Iterator[dict[str, Any]]:
+    """The dataset's rows as they arrive; what a worker failed of is raised in one line (`said_error`)."""
     try:
         yield from dataset.iter_rows()
     except RayError as error:
-        raise _own_error(error) or error from None
-
-
-def _own_error(error: BaseException | None) -> MmbatchError | None:
-    while error is not None:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, MmbatchError) and not isinstance(cause, RayError):
-            return type(cause)(str(cause).partition("\n")[0])  # Ray Data adds lines about its own retries
-        error = cause or error.__cause__
-    return None
-
-
-def joined() -> bool:
-    """Whether Ray is a cluster that was there before, and not this job's own."""
-    return bool(os.environ.get("RAY_ADDRESS"))
-
-
-def processors() -> tuple[int, int]:
-    """Logical CPUs and GPUs of the cluster."""
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(found["CPU"]), int(found.get("GPU", 0))
+        raise said_error(error, stage) or error from None
 
 
 def remove_folder(uri: str) -> None:
@@ -164,7 +140,7 @@ def remove_folder(uri: str) -> None:
 @contextmanager
 def lines_from_workers() -> Iterator[Queue]:
     """A queue whose lines, put by any worker, are printed by the driver as they come."""
-    queue = Queue(actor_options={"num_cpus": 0})
+    queue = Queue(actor_options=WATCH.options)
     printer = threading.Thread(target=_print_lines, args=(queue,), daemon=True)
     printer.start()
     try:
@@ -181,8 +157,9 @@ def _print_lines(queue: Queue) -> None:
 
 
 def run_task(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a function in one Ray task, away from the driver; an `MmbatchError` that it raises is raised as itself."""
+    """Run a function in one Ray task, away from the driver; what it failed of is raised in one line (`said_error`)."""
+    require((FIT, 1))
     try:
-        return ray.get(ray.remote(_told).options(num_cpus=1, max_retries=1).remote(work, *arguments))
+        return ray.get(ray.remote(_told).options(max_retries=RETRIES, **FIT.options).remote(work, *arguments))
     except RayError as error:
-        raise _own_error(error) or error from None
+        raise said_error(error, FIT.stage) or error from None

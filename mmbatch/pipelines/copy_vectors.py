@@ -18,6 +18,7 @@ from mmbatch.contents import Contents
 from mmbatch.feature_store import FeatureStore
 from mmbatch.pipelines.cluster import remove_folder, stream
 from mmbatch.pipelines.metrics import written
+from mmbatch.pipelines.resources import COPY
 from mmbatch.pipelines.staging import StagingWriter, read_staged
 from mmbatch.progress import Progress
 from mmbatch.stale import Copies, hashes_of
@@ -50,11 +51,11 @@ def copy_vectors(
     for store, wanted, contents in copies:
         folder = workspace.path("tmp", run_id, store.encoder)
         why = {failure["content_hash"]: failure for failure in failures if failure["encoder"] == store.encoder}
-        list(stream(list(_units(wanted.homes, wanted)), partial(_set_aside, store=store, folder=folder)))
+        list(stream(list(_units(wanted.homes, wanted)), partial(_set_aside, store=store, folder=folder), ask=COPY))
         progress = Progress("copy", len(wanted.contents), "vectors")
         entries: list[FileEntry] = []
         take = partial(_take, contents=contents, store=store, folder=folder, why=why)
-        for done in stream(list(_units(wanted.buckets, wanted)), take):
+        for done in stream(list(_units(wanted.buckets, wanted)), take, ask=COPY):
             entries += [FileEntry(**entry) for entry in done["entries"]]
             uncopied += done["failures"]
             progress.advance(done["products"])

@@ -14,7 +14,8 @@ from typing import Any
 import ray.data
 
 from mmbatch.failpoints import reach
-from mmbatch.pipelines.cluster import RETRIES
+from mmbatch.pipelines.ray_failures import RETRIES
+from mmbatch.pipelines.resources import PREPARE, Ask
 from mmbatch.pipelines.speed import Speed
 from mmbatch.progress import Progress
 from mmbatch.tables import FileEntry, Table
@@ -23,16 +24,8 @@ COMMIT_FILES = 16
 COMMIT_S = 10.0
 """Files per commit, and seconds after which fewer are committed: what a crash can cost."""
 
-ACTOR_CONTENTS = 500
-"""Contents for which one more encoding actor is started: it takes about 8 processor seconds until it encodes."""
-
 ACTOR_RESTARTS = 20
 """Of one actor in a run: each record that kills its encoder costs one."""
-
-
-def actors_for(contents: int, *, cpus: int, gpus: int) -> int:
-    """Actors that so many contents are worth."""
-    return max(1, min(gpus or cpus // 2, contents // ACTOR_CONTENTS))
 
 
 def through_actors(
@@ -41,24 +34,26 @@ def through_actors(
     actor: type,
     arguments: Mapping[str, Any],
     *,
-    actors: int,
-    gpus: int,
+    pool: tuple[Ask, int],
 ) -> ray.data.Dataset:
-    """Units as they will be when `prepare` has read them and an `actor` of these arguments has done its work."""
+    """Units as they will be when `prepare` has read them and an `actor` of these arguments has done its work.
+
+    `pool` is the actors (`capacity.encoders_for`). Who prepares keeps off machines with GPUs while others have room.
+    """
+    ask, actors = pool
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_restarts has no name of its own yet
     return (
         ray.data.from_items(list(rows), override_num_blocks=len(rows))
-        .flat_map(prepare, num_cpus=1, max_retries=RETRIES)
+        .flat_map(prepare, max_retries=RETRIES, scheduling_strategy="DEFAULT", **PREPARE.options)
         .map_batches(
             actor,
             fn_constructor_kwargs=dict(arguments),
             batch_size=1,
             batch_format="pyarrow",
             concurrency=actors,
-            num_cpus=1,
-            num_gpus=1 if gpus else 0,
             max_restarts=ACTOR_RESTARTS,
             max_task_retries=RETRIES,
+            **ask.options,
         )
     )
 

@@ -16,12 +16,14 @@ from mmbatch.catalog import Catalog
 from mmbatch.contents import Contents, OfLabelled, OfModality, Together
 from mmbatch.feature_store import FeatureStore
 from mmbatch.models import Model
-from mmbatch.pipelines.cluster import count_attempts, processors, rows_of, start_ray
+from mmbatch.pipelines.capacity import encoders_for
+from mmbatch.pipelines.cluster import count_attempts, rows_of, start_ray
 from mmbatch.pipelines.copy_vectors import Wanted, copy_vectors
-from mmbatch.pipelines.delivery import Delivered, actors_for, deliver, through_actors
+from mmbatch.pipelines.delivery import Delivered, deliver, through_actors
 from mmbatch.pipelines.encode_units import Encode, Stages, rows_of_units
 from mmbatch.pipelines.failures import replace_failures
 from mmbatch.pipelines.metrics import stage_done
+from mmbatch.pipelines.resources import Ask
 from mmbatch.pipelines.speed import Speed
 from mmbatch.progress import Progress, say
 from mmbatch.runs import Run, tie_out
@@ -116,7 +118,7 @@ def extract(workspace: Workspace, models: Sequence[Model], *, labelled_only: boo
             replace_failures(workspace, [], modalities=list(plan.models), run_id=run.run_id)
         counts = {name: _outcome(count, 0, 0, Counter()) for name, count in plan.counts.items()}
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": _totals(counts)}
-    start_ray()
+    start_ray(workspace)
     speed = Speed("extract")
     done = _compute(plan, run.run_id, speed)
     reused, uncopied = copy_vectors(workspace, _copies(plan), run_id=run.run_id, failures=done.failures)
@@ -170,11 +172,11 @@ def _compute(plan: _Plan, run_id: str, speed: Speed) -> Delivered:
     contents = sum(len(unit.contents) for found in plan.stale.values() for unit in found.units)
     if not contents:
         return Delivered()
-    cpus, gpus = processors()
-    speed.actors = actors_for(contents, cpus=cpus, gpus=gpus)
-    say(f"extract    {contents:,} contents for {len(plan.stores)} encoder(s) on {f'{gpus} GPU(s)' if gpus else 'CPU'}")
+    say(f"extract    {contents:,} contents for {len(plan.stores)} encoder(s)")
+    pool = encoders_for("extract", contents)
+    speed.actors = pool[1]
     return deliver(
-        rows_of(_encoded(plan, actors=speed.actors, gpus=gpus)),
+        rows_of(_encoded(plan, pool), stage="extract"),
         {name: store.table for name, store in plan.stores.items()},
         app_id=f"{run_id}-compute",
         speed=speed,
@@ -182,7 +184,7 @@ def _compute(plan: _Plan, run_id: str, speed: Speed) -> Delivered:
     )
 
 
-def _encoded(plan: _Plan, *, actors: int, gpus: int) -> ray.data.Dataset:
+def _encoded(plan: _Plan, pool: tuple[Ask, int]) -> ray.data.Dataset:
     """The units as they will be when they are encoded and written (`encode_units.DONE`).
 
     Texts come first: their units take longest, so that the images' short ones even out the end.
@@ -195,6 +197,6 @@ def _encoded(plan: _Plan, *, actors: int, gpus: int) -> ray.data.Dataset:
     ]
     models = {model.id: model for group in plan.models.values() for model in group}
     stages = Stages(plan.catalog, models, count_attempts())
-    share = {name: sum(len(unit.contents) for unit in found.units) // actors for name, found in plan.stale.items()}
+    share = {name: sum(len(unit.contents) for unit in found.units) // pool[1] for name, found in plan.stale.items()}
     arguments = {"stages": stages, "stores": plan.stores, "contents": share, "threads": 1}
-    return through_actors(rows, stages.prepare, Encode, arguments, actors=actors, gpus=gpus)
+    return through_actors(rows, stages.prepare, Encode, arguments, pool=pool)

@@ -13,9 +13,10 @@ from mmbatch.contents import Contents, OfLabelled, Together
 from mmbatch.feature_store import FeatureStore
 from mmbatch.joined import joined_store
 from mmbatch.models import Model, open_model
-from mmbatch.pipelines.cluster import processors, rows_of, start_ray
+from mmbatch.pipelines.capacity import encoders_for
+from mmbatch.pipelines.cluster import rows_of, start_ray
 from mmbatch.pipelines.copy_vectors import Wanted, copy_vectors
-from mmbatch.pipelines.delivery import Delivered, actors_for, deliver, through_actors
+from mmbatch.pipelines.delivery import Delivered, deliver, through_actors
 from mmbatch.pipelines.extract import together
 from mmbatch.pipelines.join_units import Join, JoinStages, rows_of_units
 from mmbatch.pipelines.metrics import stage_done
@@ -74,7 +75,7 @@ def extract_joined(workspace: Workspace, head: Model, *, labelled_only: bool = F
         say(f"join       every {'labelled ' if labelled_only else ''}product has its joined embedding")
         counts = _outcome(plan.counts, 0, 0, Counter())
         return {"run_id": run.run_id, "job": run.job, "seconds": 0.0, "counts": counts}
-    start_ray()
+    start_ray(workspace)
     speed = Speed("join")
     done = _compute(plan, head, run.run_id, speed)
     copies = [Wanted(plan.store, found, plan.contents) for found in plan.stale.copies if len(found.contents)]
@@ -108,15 +109,13 @@ def _compute(plan: _Plan, head: Model, run_id: str, speed: Speed) -> Delivered:
     units, contents = plan.stale.units, plan.counts["compute"]
     if not units:
         return Delivered()
-    cpus, gpus = processors()
-    speed.actors = actors_for(contents, cpus=cpus, gpus=gpus)
-    say(f"join       {contents:,} products through encoders and head on {f'{gpus} GPU(s)' if gpus else 'CPU'}")
+    say(f"join       {contents:,} products through encoders and head")
+    pool = encoders_for("join", contents)
+    speed.actors = pool[1]
     stages = JoinStages(plan.catalog, plan.together, head, {model.name: model for model in plan.encoders}, plan.store)
-    dataset = through_actors(
-        rows_of_units(units), stages.prepare, Join, {"stages": stages}, actors=speed.actors, gpus=gpus
-    )
+    dataset = through_actors(rows_of_units(units), stages.prepare, Join, {"stages": stages}, pool=pool)
     return deliver(
-        rows_of(dataset),
+        rows_of(dataset, stage="join"),
         {head.id: plan.store.table},
         app_id=f"{run_id}-join",
         speed=speed,

@@ -22,6 +22,7 @@ from mmbatch.errors import InputError
 from mmbatch.fusion.levels import Levels
 from mmbatch.models import Model, digest_of, file_digest, find_model, publish_model
 from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, start_ray
+from mmbatch.pipelines.resources import WATCH
 from mmbatch.pipelines.rows import Labels, training_labels
 from mmbatch.pipelines.train_loop import Task
 from mmbatch.pipelines.training_plan import SplitRows
@@ -128,7 +129,7 @@ class Subject:
             micro_batch=resources.micro_batch or training.batch_size,
             checkpoint_steps=resources.checkpoint_steps,
             lines=lines,
-            refusals=Queue(actor_options={"num_cpus": 0}),
+            refusals=Queue(actor_options=WATCH.options),
         )
 
     @cached_property
@@ -184,7 +185,7 @@ def finetune(subject: Subject, training: Training, resources: Resources) -> Mode
         return found
     settings = subject.settings(training)
     run = Run(workspace=workspace, job="finetune_encoder", settings=settings)
-    start_ray()
+    start_ray(workspace)
     with lines_from_workers() as lines:
         task = subject.task(training, resources=resources, lines=lines)
         crew = crew_of(resources.workers)

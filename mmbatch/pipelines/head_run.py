@@ -24,6 +24,7 @@ from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.selection import rank
 from mmbatch.fusion.taxonomy_paths import Ints
 from mmbatch.models import modalities_of
+from mmbatch.pipelines.capacity import threads_here
 from mmbatch.pipelines.dealing import Deal
 from mmbatch.pipelines.feature_rows import FeatureRows
 from mmbatch.pipelines.head_loop import HeadLoop, Trained
@@ -108,8 +109,7 @@ def _worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs; the first one brings a checkpoint after every epoch, and the best head."""
     task: HeadTask = config["task"]
     context, checkpoint = ray.train.get_context(), ray.train.get_checkpoint()
-    if config["threads"]:
-        torch.set_num_threads(max(1, config["threads"] // context.get_local_world_size()))
+    torch.set_num_threads(threads_here(config["threads"], context.get_local_world_size()))
     worker, workers = context.get_world_rank(), context.get_world_size()
     loop = task.loop(worker=worker, workers=workers, device=ray.train.torch.get_device())
     done = _read(checkpoint, device=loop.device) if checkpoint else {}

@@ -125,7 +125,7 @@ def prepare(
         refuse_older(workspace, source, modified)
     run = Run(workspace=workspace, job="ingest", settings=settings)
     units = plan_units(files, columns)
-    start_ray()
+    start_ray(workspace)
     scope = Scope(files=tuple(files), snapshot=snapshot, feed=feed)
     intake = Intake(catalog=catalog, scope=scope, staging=workspace.path("tmp", run.run_id), run_id=run.run_id)
     try:

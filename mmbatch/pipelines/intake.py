@@ -22,6 +22,7 @@ from mmbatch.pipelines import metrics
 from mmbatch.pipelines.cluster import begun, count_attempts, share, shared, stream
 from mmbatch.pipelines.merging import OUTCOMES, merge_bucket, tables_of
 from mmbatch.pipelines.refusals import Removal, refuse_removal
+from mmbatch.pipelines.resources import MERGE, STAGE
 from mmbatch.pipelines.staging import StagingWriter
 from mmbatch.progress import Progress
 from mmbatch.quarantine import DUPLICATE, Scope, entries_for
@@ -104,7 +105,7 @@ class Intake:
         progress = Progress("read", len(units), "parts of the source")
         held = share(HeldImages.of(self.catalog))
         work = partial(_stage_unit, intake=self, reading=reading, attempts=count_attempts(), held=held)
-        for done in stream([asdict(unit) for unit in units], work):
+        for done in stream([asdict(unit) for unit in units], work, ask=STAGE):
             totals.update(done)
             progress.advance(1)
         return totals
@@ -146,7 +147,7 @@ class Intake:
         buckets = self.catalog.workspace.settings.buckets
         work = partial(merge_bucket, catalog=self.catalog, scope=self.scope, staging=self.staging, run_id=self.run_id)
         progress = Progress("merge", buckets, "buckets")
-        for done in stream([{"bucket": bucket} for bucket in range(buckets)], work):
+        for done in stream([{"bucket": bucket} for bucket in range(buckets)], work, ask=MERGE):
             for file in done["files"]:
                 written.files[file.pop("table"), file.pop("change")].append(FileEntry(**file))
             counts.update(done["counts"])

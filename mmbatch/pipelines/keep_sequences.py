@@ -17,8 +17,9 @@ from mmbatch.catalog import HASH_COLUMNS, Catalog
 from mmbatch.encoders import encode_sequences, load_encoder
 from mmbatch.failpoints import reach, reach_records
 from mmbatch.models import Model, fetch_model
-from mmbatch.pipelines.cluster import begun, count_attempts, processors, rows_of
-from mmbatch.pipelines.delivery import Delivered, actors_for, deliver, through_actors
+from mmbatch.pipelines.capacity import encoders_for
+from mmbatch.pipelines.cluster import begun, count_attempts, rows_of
+from mmbatch.pipelines.delivery import Delivered, deliver, through_actors
 from mmbatch.pipelines.encode_units import Clock, Stages, loaded_encoder, rows_of_units
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.sequence_rows import SequenceRows
@@ -105,15 +106,14 @@ def _units(rows: SequenceRows, modality: Modality, models: Sequence[Model]) -> I
 
 
 def _encoded(rows: SequenceRows, units: list[dict[str, Any]], *, run_id: str, contents: int) -> Delivered:
-    cpus, gpus = processors()
     models = {model.id: model for model in rows.encoders}
     stages = Stages(Catalog(workspace=rows.workspace).pinned(), models, count_attempts())
     stores = {model.id: rows.stores[model.name] for model in rows.encoders}
-    actors = actors_for(contents, cpus=cpus, gpus=gpus)
+    pool = encoders_for("sequences", contents)
     arguments = {"stages": stages, "stores": stores}
-    dataset = through_actors(units, stages.prepare, EncodeSequences, arguments, actors=actors, gpus=gpus)
+    dataset = through_actors(units, stages.prepare, EncodeSequences, arguments, pool=pool)
     return deliver(
-        rows_of(dataset),
+        rows_of(dataset, stage="sequences"),
         {name: store.table for name, store in stores.items()},
         app_id=f"{run_id}-sequences",
         speed=Speed("sequences", table="sequences"),

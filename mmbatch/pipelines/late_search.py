@@ -33,7 +33,7 @@ def search_recipe(scored: ScoredRows, recipe: LateFusionRecipe, *, trials: int) 
     Raises:
         InputError: a trial failed.
     """
-    start_ray()
+    start_ray(scored.rows.workspace)
     os.environ.update(QUIET)
     workspace = scored.rows.workspace
     folder = workspace.path("tmp", "late-search")

@@ -29,6 +29,7 @@ from mmbatch.joined import joined_store
 from mmbatch.models import list_models, reads_sequences
 from mmbatch.pipelines.cluster import remove_folder, start_ray, stream
 from mmbatch.pipelines.extract import store_of
+from mmbatch.pipelines.resources import COMPACT
 from mmbatch.predictions import Predictions
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table
@@ -188,7 +189,7 @@ def maintain(workspace: Workspace, *, keep: timedelta) -> dict[str, Any]:
     if plan.nothing:
         return nothing_to_do()
     if any(table.rewrites for table in plan.tables):
-        start_ray()
+        start_ray(workspace)
     dropped = {table.name: _rewrite_all(table, run.run_id) for table in plan.tables}
     counts = {table.name: _clean(table, keep=keep, dropped=dropped[table.name]) for table in plan.tables}
     for folder in plan.folders:
@@ -342,7 +343,7 @@ def _rewrite_all(plan: _Plan, run_id: str) -> int:
     work = partial(_rewrite, at=plan.at, needs=plan.needs, order_by=_order_of(plan))
     units = [{"files": [asdict(entry) for entry in rewrite.files]} for rewrite in plan.rewrites]
     progress, batch = Progress("maintain", len(units), f"files of {plan.name}"), []
-    for done in stream(units, work):
+    for done in stream(units, work, ask=COMPACT):
         batch.append(done)
         progress.advance(1)
         if len(batch) == COMMIT_UNITS or progress.done == len(units):

@@ -11,6 +11,7 @@ import pyarrow as pa
 from mmbatch.models import Model
 from mmbatch.pipelines.cluster import start_ray, stream
 from mmbatch.pipelines.predict import loaded_predictor, read_features
+from mmbatch.pipelines.resources import MEASURE
 from mmbatch.predictor import Features, Predictor
 from mmbatch.progress import Progress
 from mmbatch.taxonomy_history import TaxonomyHistory
@@ -32,7 +33,7 @@ def measure_products(
         measure: what is asked.
         name: of the work, for the progress line.
     """
-    start_ray()
+    start_ray(workspace)
     history, progress = TaxonomyHistory.read(workspace), Progress(name, len(products), "products")
     units = [
         {"bucket": bucket, "keys": _keys(products[products["bucket"] == bucket]).to_pydict()}
@@ -40,7 +41,7 @@ def measure_products(
     ]
     work = partial(_measure_bucket, workspace=workspace, model=predictor, history=history, measure=measure)
     found: dict[int, np.ndarray] = {}
-    for done in stream(units, work):
+    for done in stream(units, work, ask=MEASURE):
         found[done["bucket"]] = np.frombuffer(done["values"], np.float32).reshape(done["rows"], -1)
         progress.advance(done["rows"])
     width = max(values.shape[1] for values in found.values())

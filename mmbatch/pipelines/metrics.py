@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import ray
 from ray.util.metrics import Counter, Gauge
 
-from mmbatch.pipelines.cluster import joined, start_ray
+from mmbatch.pipelines.cluster import start_ray
+from mmbatch.pipelines.resources import joined
 from mmbatch.tables import FileEntry
 
 

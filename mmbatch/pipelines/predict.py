@@ -18,9 +18,10 @@ from mmbatch.fusion.abstaining import KINDS, REVIEW
 from mmbatch.fusion.taxonomy_edits import shown
 from mmbatch.joined import read_joined
 from mmbatch.models import Model
-from mmbatch.pipelines.cluster import start_ray, stream, whole_processor
+from mmbatch.pipelines.cluster import start_ray, stream
 from mmbatch.pipelines.metrics import stage_done, written
 from mmbatch.pipelines.publish import candidate, described, publish, settle
+from mmbatch.pipelines.resources import PREDICT
 from mmbatch.predictions import Predictions, marks
 from mmbatch.predictor import HEAD_MODEL, Features, Predictor, Scored, load_predictor
 from mmbatch.progress import Progress, say
@@ -142,7 +143,7 @@ def stage(
         Counts that tie out: products = unchanged + predicted + unpredictable; and `removed`.
     """
     require_features(workspace, predictor.card["encoders"])
-    start_ray()
+    start_ray(workspace)
     clock, counts = time.monotonic(), dict(found.counts)
     counts["predicted"] = _stage(workspace, predictor, found.per_bucket, run_id, explain)
     counts["unpredictable"] = sum(found.per_bucket.values()) - counts["predicted"]
@@ -163,7 +164,7 @@ def _stage(
     staged, progress = inputs.predictions.staged(run_id), Progress("predict", sum(per_bucket.values()), "products")
     work = partial(_predict_bucket, inputs=inputs, model=predictor, history=history, run_id=run_id, explain=explain)
     entries = []
-    for done in stream([{"bucket": bucket} for bucket in per_bucket], work, num_cpus=whole_processor()):
+    for done in stream([{"bucket": bucket} for bucket in per_bucket], work, ask=PREDICT):
         entries += [FileEntry(**entry) for entry in done["entries"]]
         progress.advance(per_bucket[done["bucket"]])
     staged.commit(entries, app_id=run_id)

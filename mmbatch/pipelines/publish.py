@@ -18,7 +18,8 @@ from mmbatch.errors import InputError
 from mmbatch.failpoints import reach
 from mmbatch.models import list_models
 from mmbatch.pipelines import metrics
-from mmbatch.pipelines.cluster import remove_folder, stream, whole_processor
+from mmbatch.pipelines.cluster import remove_folder, stream
+from mmbatch.pipelines.resources import COMPARE
 from mmbatch.predictions import Predictions, Publication, merged
 from mmbatch.progress import Progress, say
 from mmbatch.quarantine import quarantine_table
@@ -105,7 +106,7 @@ def _candidate(
     files: dict[str, list[FileEntry]] = {"added": [], "removed": [], "changes": []}
     lineage = lineage_of(workspace)
     work = partial(_compare_bucket, predictions=predictions, sides_of=sides, lineage=lineage, **arguments)
-    for done in stream(units, work, num_cpus=whole_processor()):
+    for done in stream(units, work, ask=COMPARE):
         for name, found in files.items():
             found += [FileEntry(**entry) for entry in done[name]]
         tally.add(Tally.from_json(done["tally"]))

@@ -52,7 +52,7 @@ def _read_again(workspace: Workspace, entries: pa.Table, selection: Selection) -
     run = Run(workspace=workspace, job="quarantine", settings=asdict(selection))
     catalog, scope = Catalog(workspace=workspace), Scope(rows=entries)
     parts = _plan(workspace, scope, sorted(set(entries["source"].to_pylist())))
-    start_ray()
+    start_ray(workspace)
     intake = Intake(catalog=catalog, scope=scope, staging=workspace.path("tmp", run.run_id), run_id=run.run_id)
     staged: Counter[str] = Counter()
     try:

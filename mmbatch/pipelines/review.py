@@ -114,7 +114,7 @@ def _suspected(workspace: Workspace, predictor: Model) -> Suspected:
     if rows is None:
         say("review     no labelled products of two categories: no label can be judged")
         return Suspected(SUSPECTS.empty_table(), 0, 0)
-    start_ray()
+    start_ray(workspace)
     with lines_from_workers() as lines:
         found: Suspected = run_task(suspected_labels, rows, lines.put)
     return found

@@ -76,7 +76,7 @@ def rollback(workspace: Workspace, run_id: str | None = None) -> dict[str, Any]:
     settle(workspace)
     target = target_of(workspace, run_id)
     run = Run(workspace=workspace, job=JOB, settings={"predictor": target.predictor, "to": target.run_id})
-    start_ray()
+    start_ray(workspace)
     new = restored(workspace, target.version, run_id=run.run_id)
     counts = described(workspace, new) | {"taken_back": target.taken_back}
     entry = run.entry(counts, {"predictions": new.version})

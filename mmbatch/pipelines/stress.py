@@ -25,8 +25,10 @@ from mmbatch.encoders.product_text import product_texts
 from mmbatch.fusion.taxonomy_version import REVIEW
 from mmbatch.metrics import UNSCORED, f1_scores
 from mmbatch.models import Model, fetch_model, modalities_of, open_model, reads_sequences
-from mmbatch.pipelines.cluster import processors, run_task, start_ray, stream
+from mmbatch.pipelines.capacity import processors
+from mmbatch.pipelines.cluster import run_task, start_ray, stream
 from mmbatch.pipelines.extract import store_of
+from mmbatch.pipelines.resources import STRESS, on_gpu
 from mmbatch.pipelines.rows import by_bucket
 from mmbatch.pipelines.stress_joined import Embeddings, joined_variants
 from mmbatch.predictor import HEAD_MODEL, Features, Predictor, load_predictor
@@ -70,9 +72,9 @@ def stress(catalog: Catalog, predictor: Model, rows: pd.DataFrame) -> tuple[Stre
     models = [
         open_model(catalog.workspace, kind="encoder", model_id=model_id) for model_id in predictor.card["encoders"]
     ]
-    start_ray()
+    start_ray(catalog.workspace)
     work = partial(read_features, catalog=catalog.pinned(), models=models, sample=sample)
-    found = stream([{"number": number} for number in range(len(models))], work, num_gpus=min(1, processors()[1]))
+    found = stream([{"number": number} for number in range(len(models))], work, ask=on_gpu(STRESS, processors()[1]))
     arrays = {done["encoder"]: load_arrays(done["arrays"]) for done in found}
     joined: dict[str, Embeddings] = {}
     if head_id := predictor.card["head"]:

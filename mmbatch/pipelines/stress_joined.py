@@ -22,10 +22,12 @@ from mmbatch.fusion.fused import joined_embeddings
 from mmbatch.fusion.head import load_head
 from mmbatch.joined import joined_store, read_pairs
 from mmbatch.models import Model, fetch_model
-from mmbatch.pipelines.cluster import processors, stream
+from mmbatch.pipelines.capacity import processors
+from mmbatch.pipelines.cluster import stream
 from mmbatch.pipelines.encode_units import loaded_encoder
 from mmbatch.pipelines.extract import together
 from mmbatch.pipelines.product_inputs import ProductContents
+from mmbatch.pipelines.resources import STRESS, on_gpu
 from mmbatch.pipelines.rows import by_bucket
 
 PRODUCTS = 256
@@ -45,7 +47,7 @@ def joined_variants(
     """The sample's embeddings by variant, which names what is removed; where that is nothing, those that are stored."""
     work = partial(Variants(catalog, head, encoders, together(catalog, encoders), sample).read, variants=variants)
     found = {}
-    for done in stream([{"variant": name} for name in variants], work, num_gpus=min(1, processors()[1])):
+    for done in stream([{"variant": name} for name in variants], work, ask=on_gpu(STRESS, processors()[1])):
         arrays = load_arrays(done["arrays"])
         found[done["variant"]] = arrays["vectors"], arrays["present"]
     return found

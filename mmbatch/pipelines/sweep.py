@@ -18,8 +18,10 @@ from ray.tune.schedulers import ASHAScheduler
 
 from mmbatch.errors import InputError
 from mmbatch.models import Model
-from mmbatch.pipelines.cluster import lines_from_workers, processors, remove_folder, start_ray
+from mmbatch.pipelines.capacity import processors
+from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, start_ray
 from mmbatch.pipelines.finetune import Resources, Subject, finetune
+from mmbatch.pipelines.resources import TRIAL
 from mmbatch.pipelines.training_run import FAILURES, Crew, crew_of
 from mmbatch.pipelines.trial import Plan, try_recipe
 from mmbatch.progress import say
@@ -44,9 +46,6 @@ et al. 2018: 3 or 4; e is the optimum) in its asynchronous form (ASHA, Li et al.
 
 QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 """Ray Tune writes no logs of its own, leaves Ctrl+C to the job, and prints nothing."""
-
-TRIAL_CPUS = 0.01
-"""Reserved by the process that waits for a trial's workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +113,7 @@ def _rows_of(subject: Subject, trials: Sequence[Training], resources: Resources)
         return found
     settings = subject.settings(trials[0]) | {"trials": len(trials)}
     run = Run(workspace=subject.workspace, job="sweep", settings=settings)
-    start_ray()
+    start_ray(subject.workspace)
     with lines_from_workers() as lines:
         crew = crew_of(resources.workers or (1, 1))
         task = subject.task(trials[0], resources=resources, lines=lines)
@@ -140,7 +139,7 @@ def _tune(plan: Plan, record: "_Record", *, folder: str) -> None:
     epochs = plan.task.training.epochs
     remove_folder(folder)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(try_recipe, plan=plan), {"CPU": TRIAL_CPUS}),
+        tune.with_resources(tune.with_parameters(try_recipe, plan=plan), TRIAL.resources),
         param_space={"trial": tune.grid_search(list(range(len(plan.trials))))},
         tune_config=tune.TuneConfig(
             metric="macro_f1",

@@ -72,7 +72,7 @@ def train_head(
     task = HeadTask(_rows(workspace, encoders, labels, recipe, shapes), levels, recipe, digest)
     _check_kinds(task)
     run = Run(workspace=workspace, job="train_head", settings={"recipe": asdict(recipe)})
-    start_ray()
+    start_ray(workspace)
     kept: dict[str, Any] = {}
     if isinstance(task.rows, SequenceRows):
         longest = {name: shape.longest for name, shape in shapes.items()}

@@ -95,7 +95,7 @@ def train_late_fusion(
     if joined and not (table := joined_store(workspace, joined).table).rows():
         raise InputError(f"{table.uri}: found no joined embeddings, expected some: run jobs.extract_features first")
     run = Run(workspace=workspace, job="train_late_fusion", settings={"recipe": asdict(recipe), "goal": asdict(goal)})
-    start_ray()
+    start_ray(workspace)
     rows = FeatureRows(workspace, tuple(encoders), labels.categories, rows_per_bucket(labels), joined=joined)
     scored = ScoredRows(rows, run_task(fit_scorer, rows, Levels.of(labels.taxonomy, _level_weights(head)), head))
     if search:

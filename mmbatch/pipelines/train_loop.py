@@ -1,6 +1,5 @@
 """What each Ray Train worker runs: one loop for every encoder."""
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from mmbatch.errors import InputError
 from mmbatch.failpoints import reach
 from mmbatch.fusion.levels import Levels
 from mmbatch.metrics import f1_scores
+from mmbatch.pipelines.capacity import threads_here
 from mmbatch.pipelines.classifier import Classifier
 from mmbatch.pipelines.optimisation import optimizer_of, rates_of, schedule_of
 from mmbatch.pipelines.training_plan import SplitRows, TrainingPlan
@@ -84,13 +84,13 @@ class Task:
 def train_loop(config: dict[str, Any]) -> None:
     """Fine-tune one encoder and report every epoch's scores with a checkpoint; `config` holds `task` and `threads`.
 
-    `threads` are those of torch on a machine, shared by its workers; None: as many as it has processors.
+    `threads` are those of torch on a machine, shared by its workers; None: as many as Ray gives it processors.
     """
     task: Task = config["task"]
     if not task.refusals.empty():
         return  # started again after one refused: the driver tells why
     context = ray.train.get_context()
-    torch.set_num_threads(max(1, (config["threads"] or os.cpu_count() or 1) // context.get_local_world_size()))
+    torch.set_num_threads(threads_here(config["threads"], context.get_local_world_size()))
     try:
         _Loop(task).run()
     except (InputError, torch.OutOfMemoryError, RuntimeError) as error:

@@ -20,7 +20,10 @@ from torch import Tensor
 
 from mmbatch.catalog import Catalog
 from mmbatch.encoders import Encoder, row_sizes
-from mmbatch.pipelines.cluster import RETRIES, processors, rows_of, stream
+from mmbatch.pipelines.capacity import processors
+from mmbatch.pipelines.cluster import rows_of, stream
+from mmbatch.pipelines.ray_failures import RETRIES
+from mmbatch.pipelines.resources import LENGTHS, TRAIN_PREPARE, TRAIN_READ
 from mmbatch.pipelines.training_plan import SplitRows, TrainingPlan
 from mmbatch.schema import Modality
 from mmbatch.storage import storage_errors
@@ -34,11 +37,6 @@ BLOCK_BYTES = 4 << 20
 
 FEW_ROWS = 20_000
 """Texts that are measured sooner in one process, about two seconds' work, than tasks are started for them."""
-
-TASK_CPUS = 0.05
-"""Reserved by a task that reads or prepares: nearly nothing, or the tasks of one worker, waiting for it to take their
-batches while it waits for the gradients of another, could keep that other's tasks from starting. `concurrency` is what
-bounds them."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +129,9 @@ class Shard:
         context.execution_options.preserve_order = True
         context.target_max_block_size = BLOCK_BYTES
         free = max(1, (processors()[0] - self.workers) // self.workers)
-        dataset = dataset.flat_map(self.read, num_cpus=TASK_CPUS, concurrency=2, max_retries=RETRIES)
-        dataset = dataset.map(self.prepare, num_cpus=2 * TASK_CPUS, concurrency=free, max_retries=RETRIES)
-        for row in rows_of(dataset):
+        dataset = dataset.flat_map(self.read, concurrency=2, max_retries=RETRIES, **TRAIN_READ.options)
+        dataset = dataset.map(self.prepare, concurrency=free, max_retries=RETRIES, **TRAIN_PREPARE.options)
+        for row in rows_of(dataset, stage="train"):
             yield _unpacked(row)
 
     def _items(self, epochs: range, skip_steps: int) -> Iterator[dict[str, Any]]:
@@ -164,7 +162,7 @@ def measure_lengths(catalog: Catalog, encoder: Encoder, rows: SplitRows) -> np.n
     ]
     measure = _Lengths(catalog, encoder, encoder.modality)
     here = chain.from_iterable(map(measure, units))
-    for found in here if len(rows) <= FEW_ROWS else stream(units, measure, num_cpus=0.5):
+    for found in here if len(rows) <= FEW_ROWS else stream(units, measure, ask=LENGTHS):
         lengths[found["start"] : found["start"] + len(found["lengths"])] = found["lengths"]
     return lengths
 

@@ -12,7 +12,8 @@ from ray.train.lightgbm import LightGBMTrainer
 from ray.train.torch import TorchTrainer
 
 from mmbatch.errors import InputError
-from mmbatch.pipelines.cluster import joined, processors
+from mmbatch.pipelines.capacity import machines, processors, require, say_plan
+from mmbatch.pipelines.resources import TRAIN, TRAIN_PREPARE, Ask, joined, on_gpu, room
 from mmbatch.pipelines.train_loop import Task, train_loop
 from mmbatch.pipelines.training_state import STATE
 
@@ -32,14 +33,19 @@ class Crew:
     gpus: bool
     """A GPU for each."""
     threads: int | None
-    """Of torch on a machine, shared by its workers; None: as many as it has processors."""
+    """Of torch on a machine, shared by its workers; None: as many as Ray knows processors of it (`threads_here`)."""
+
+    @property
+    def ask(self) -> Ask:
+        """What each worker asks for."""
+        return on_gpu(TRAIN, self.gpus)
 
     def scaling(self) -> ScalingConfig:
         """What Ray Train is asked for."""
         return ScalingConfig(
             num_workers=self.least if self.least == self.most else (self.least, self.most),  # type: ignore[arg-type]
             use_gpu=self.gpus,
-            resources_per_worker={"CPU": 1} | ({"GPU": 1} if self.gpus else {}),
+            resources_per_worker=self.ask.resources,
         )
 
     def describe(self) -> str:
@@ -50,17 +56,20 @@ class Crew:
 
 
 def crew_of(workers: tuple[int, int] | None) -> Crew:
-    """Fewest and most workers, or as many as there are resources for.
+    """Fewest and most workers, or as many as there are GPUs; one worker where there are none.
 
-    `InputError` where fewer than the fewest fit on this machine; a cluster may be waiting for more machines.
+    `InputError` where fewer than the fewest fit on this machine, or on the cluster and nothing is joining it
+    (`capacity.require`).
     """
     logical, gpus = processors()
     least, most = workers or (max(1, gpus), max(1, gpus))
-    if joined():
-        return Crew(least, most, gpus=bool(gpus), threads=None)
-    if least > (gpus or logical - 1):
+    if not joined() and least > (gpus or logical - 1):
         raise InputError(f"--workers {least}: this machine has {gpus} GPUs and room for {logical - 1} workers on CPUs")
-    return Crew(least, most, gpus=bool(gpus), threads=torch.get_num_threads())
+    crew = Crew(least, most, gpus=bool(gpus), threads=None if joined() else torch.get_num_threads())
+    require((crew.ask, least), (TRAIN_PREPARE, 1))
+    if joined():
+        say_plan(crew.ask.stage, (crew.ask, min(most, room(machines(), crew.ask))))
+    return crew
 
 
 @dataclass(frozen=True)

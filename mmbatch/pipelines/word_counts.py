@@ -12,6 +12,7 @@ from mmbatch.catalog import Catalog
 from mmbatch.encoders.cleaning import clean_words, require_language
 from mmbatch.encoders.product_text import product_texts
 from mmbatch.pipelines.cluster import start_ray, stream
+from mmbatch.pipelines.resources import WORDS
 from mmbatch.pipelines.rows import by_bucket
 
 KEPT = 10
@@ -37,11 +38,11 @@ def most_frequent_words(catalog: Catalog, rows: pd.DataFrame, *, language: str, 
         most: words at most.
     """
     require_language(language)
-    start_ray()
+    start_ray(catalog.workspace)
     units = [{"bucket": bucket, "hashes": part["content_hash"].tolist()} for bucket, part in by_bucket(rows, "train")]
     count = partial(_count, catalog=catalog.pinned(), language=language, most=KEPT * most)
     total: Counter[str] = Counter()
-    for counted in stream(units, count):
+    for counted in stream(units, count, ask=WORDS):
         total.update(dict(zip(counted["words"], counted["counts"], strict=True)))
     return [word for word, _ in _ordered(total)[:most]]
 

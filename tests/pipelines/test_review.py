@@ -64,7 +64,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, task: Any) -> None:
     def lines() -> Iterator[Any]:
         yield type("Lines", (), {"put": staticmethod(lambda line: None)})
 
-    monkeypatch.setattr(reviewing, "start_ray", lambda: None)
+    monkeypatch.setattr(reviewing, "start_ray", lambda *_: None)
     monkeypatch.setattr(reviewing, "lines_from_workers", lines)
     monkeypatch.setattr(reviewing, "run_task", task)
 

@@ -83,10 +83,10 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     from mmbatch.pipelines import ingest, intake
 
     with pytest.MonkeyPatch.context() as patch:  # as the fixture `in_process`
-        patch.setattr(intake, "stream", lambda units, work: (row for unit in units for row in work(unit)))
+        patch.setattr(intake, "stream", lambda units, work, **_: (row for unit in units for row in work(unit)))
         patch.setattr(intake, "count_attempts", lambda: None)
         patch.setattr(intake, "begun", lambda *_: 1)
-        patch.setattr(ingest, "start_ray", lambda: None)
+        patch.setattr(ingest, "start_ray", lambda *_: None)
         return write_products(tmp_path_factory.mktemp("stored"), products=80)
 
 

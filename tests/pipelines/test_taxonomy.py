@@ -44,7 +44,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         return [row for unit in units for row in work(unit)]
 
     for module in (predict_module, stress_module, measure_module):
-        monkeypatch.setattr(module, "start_ray", lambda: None)
+        monkeypatch.setattr(module, "start_ray", lambda *_: None)
     for module in (predict_module, publish_module, stress_module, measure_module):
         monkeypatch.setattr(module, "stream", here)
     monkeypatch.setattr(stress_module, "run_task", lambda work, *arguments: work(*arguments))

@@ -1,0 +1,78 @@
+"""Waits and refusals beside Ray's own autoscaler, whose machines are processes here (its fake provider)."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import ray.autoscaler._private.fake_multi_node as fake
+import yaml
+
+from mmbatch.drill.local_ray import kill, processes
+from mmbatch.errors import ClusterError
+from mmbatch.pipelines import capacity
+from mmbatch.pipelines.capacity import machines, require
+from mmbatch.pipelines.cluster import start_ray
+from mmbatch.pipelines.resources import GIB, TRAIN, on_gpu
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
+
+START_S = 120.0
+WORKER = {"resources": {"CPU": 1, "GPU": 1, "memory": 8 * GIB}, "node_config": {}, "min_workers": 0, "max_workers": 1}
+
+
+@pytest.fixture
+def autoscaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A head without processors, that may have one machine with a GPU."""
+    config = yaml.safe_load((Path(fake.__file__).parent / "example.yaml").read_text())
+    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    config["available_node_types"] = {"gpu": WORKER, "ray.head.default": head}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--port=0", "--num-cpus=0"]
+    command += [f"--autoscaling-config={tmp_path / 'config.json'}", "--include-dashboard=false"]
+    command += [f"--object-store-memory={100 << 20}", "--disable-usage-stats"]
+    environment = os.environ | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    log = tmp_path / "head.log"
+    with log.open("wb") as sink:
+        started = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True, env=environment)
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", address_in(log))
+        start_ray()
+        yield
+    finally:
+        ray.shutdown()
+        while found := processes(session=started.pid):
+            for pid in found:
+                kill(pid)
+            started.wait()
+
+
+def address_in(log: Path) -> str:
+    """Where the head says that it listens."""
+    deadline = time.monotonic() + START_S
+    while "--address='" not in (text := log.read_text()):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.1)
+    return text.partition("--address='")[2].partition("'")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("autoscaling")
+def test_machines_that_the_autoscaler_brings_are_waited_for_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(capacity, "say", said.append)
+    monkeypatch.setattr(capacity, "INTERVAL_S", 0.5)
+    worker = on_gpu(TRAIN, 1)
+    assert len(machines()) == 1
+    require((worker, 1))
+    assert len(machines()) == 2
+    assert any("1 more is coming" in line for line in said)
+    monkeypatch.setattr(capacity, "JOIN_S", 10.0)
+    with pytest.raises(ClusterError, match="train: asks for 2 workers"):
+        require((worker, 2))
