@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKSPACE ?= demo
 KILLS ?= 300
 
-.PHONY: demo test test-slow test-jobs test-training s3-server test-s3 drill check clean
+.PHONY: demo test test-slow test-jobs test-training s3-server test-s3 test-nodes drill check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m jobs.pipeline --workspace $(WORKSPACE)
@@ -36,6 +36,10 @@ s3-server:
 
 test-s3: $(VENV)/.develop s3-server
 	$(BIN)/python -m pytest tests/s3 --s3-server=rgw
+
+# A cluster of several machines, as network namespaces where this user may make them, some of which are lost.
+test-nodes: $(VENV)/.develop
+	$(BIN)/python -m pytest tests/nodes
 
 drill: $(VENV)/.runtime
 	$(BIN)/python -m jobs.drill --kills $(KILLS)

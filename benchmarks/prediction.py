@@ -63,7 +63,7 @@ SURE, UNSURE = 0.4, 0.2
 _PROGRESS = re.compile(r"(?P<stage>\w+) +(?P<done>[\d,]+) / (?P<total>[\d,]+) ")
 
 
-def write_workspace(folder: Path, rows: int) -> Workspace:
+def write_workspace(folder: Path, rows: int, *, labelled: int = LABELLED) -> Workspace:
     """A workspace of the preset flipkart-small with catalog, splits and features."""
     settings = Settings(preset="flipkart-small", level=1, seed=0, buckets=buckets_for(rows))
     workspace = Workspace.create(str(folder), settings)
@@ -76,7 +76,7 @@ def write_workspace(folder: Path, rows: int) -> Workspace:
         numbers, rng = np.arange(bucket, rows, settings.buckets), np.random.default_rng([bucket, rows])
         codes, imageless = rng.integers(CATEGORIES, size=len(numbers)), rng.random(len(numbers)) < 0.05
         write_products(
-            workspace, bucket, numbers, codes=codes, labelled=numbers < LABELLED, splits=SPLITS, imageless=imageless
+            workspace, bucket, numbers, codes=codes, labelled=numbers < labelled, splits=SPLITS, imageless=imageless
         )
         for model in models:
             there = ~imageless if model.card["modality"] == "image" else np.ones(len(numbers), bool)

@@ -8,7 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,15 +17,16 @@ KILLS_PROCESS = "kills_process"
 
 
 class Attempts:
-    """Actor: counts how often each unit of work has been begun, wherever that was."""
+    """Actor: knows on which machines each unit of work has been begun."""
 
     def __init__(self) -> None:
-        self.begun: Counter[str] = Counter()
+        self.begun: defaultdict[str, list[str]] = defaultdict(list)
 
-    def begin(self, unit: str) -> int:
-        """1 for the first attempt."""
-        self.begun[unit] += 1
-        return self.begun[unit]
+    def begin(self, unit: str, machine: str) -> list[str]:
+        """The machines of the attempts before this one."""
+        before = list(self.begun[unit])
+        self.begun[unit].append(machine)
+        return before
 
 
 def killers(work: Callable[[int], Any], records: int) -> dict[int, str]:

@@ -37,6 +37,7 @@ def test_nothing_is_named_where_nothing_dies(tmp_path: Path) -> None:
     assert killers(partial(work, deadly={}, log=tmp_path / "log"), 0) == {}
 
 
-def test_attempts_are_counted_by_unit() -> None:
+def test_earlier_attempts_are_known_by_unit() -> None:
     attempts = Attempts()
-    assert [attempts.begin("a"), attempts.begin("b"), attempts.begin("a")] == [1, 1, 2]
+    assert [attempts.begin("a", "x"), attempts.begin("b", "x"), attempts.begin("a", "y")] == [[], [], ["x"]]
+    assert attempts.begin("a", "x") == ["x", "y"]

@@ -14,6 +14,7 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmbatch.failpoints import LOG, VARIABLE
 from mmbatch.isolation import Attempts
@@ -102,14 +103,27 @@ def _told(work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments)
 
 
+def beside_caller() -> dict[str, Any]:
+    """Options of an actor that a run cannot do without: on the caller's machine, whose loss alone is its end."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return WATCH.options | {"scheduling_strategy": here}
+
+
 def count_attempts() -> Any:
     """Handle of a new `Attempts` actor, for `begun`."""
-    return ray.remote(max_restarts=-1, max_task_retries=RETRIES, **WATCH.options)(Attempts).remote()
+    return ray.remote(Attempts).options(max_restarts=-1, max_task_retries=RETRIES, **beside_caller()).remote()
 
 
 def begun(attempts: Any, unit: str) -> int:
-    """Say that a unit of work begins; 1 for its first attempt."""
-    return int(ray.get(attempts.begin.remote(unit)))
+    """Say that a unit of work begins; 1 for its first attempt, and for the second one where the first one's machine is
+    lost, which is no sign of a bad record."""
+    before = ray.get(attempts.begin.remote(unit, ray.get_runtime_context().get_node_id()))
+    return 1 if len(before) == 1 and before[0] not in _machines() else 1 + len(before)
+
+
+def _machines() -> set[str]:
+    """Node ids of those that are there."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
 
 
 def share(value: Any) -> Any:
@@ -140,7 +154,7 @@ def remove_folder(uri: str) -> None:
 @contextmanager
 def lines_from_workers() -> Iterator[Queue]:
     """A queue whose lines, put by any worker, are printed by the driver as they come."""
-    queue = Queue(actor_options=WATCH.options)
+    queue = Queue(actor_options=beside_caller())
     printer = threading.Thread(target=_print_lines, args=(queue,), daemon=True)
     printer.start()
     try:

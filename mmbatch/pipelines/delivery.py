@@ -14,8 +14,9 @@ from typing import Any
 import ray.data
 
 from mmbatch.failpoints import reach
+from mmbatch.pipelines.capacity import machines
 from mmbatch.pipelines.ray_failures import RETRIES
-from mmbatch.pipelines.resources import PREPARE, Ask
+from mmbatch.pipelines.resources import PREPARE, Ask, room, without
 from mmbatch.pipelines.speed import Speed
 from mmbatch.progress import Progress
 from mmbatch.tables import FileEntry, Table
@@ -23,6 +24,11 @@ from mmbatch.tables import FileEntry, Table
 COMMIT_FILES = 16
 COMMIT_S = 10.0
 """Files per commit, and seconds after which fewer are committed: what a crash can cost."""
+
+SLIVER = 0.02
+"""CPUs that a reader asks for beside encoders on CPUs, and that each of those leaves. When a machine is lost, its
+encoders start again wherever there is room; readers that asked for a whole CPU would wait for ever where they fill the
+rest. How many read at once is bounded by a number instead."""
 
 ACTOR_RESTARTS = 20
 """Of one actor in a run: each record that kills its encoder costs one."""
@@ -42,9 +48,10 @@ def through_actors(
     """
     ask, actors = pool
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # max_restarts has no name of its own yet
+    readers, encoders = _side_by_side(ask, actors)
     return (
         ray.data.from_items(list(rows), override_num_blocks=len(rows))
-        .flat_map(prepare, max_retries=RETRIES, scheduling_strategy="DEFAULT", **PREPARE.options)
+        .flat_map(prepare, max_retries=RETRIES, **readers)
         .map_batches(
             actor,
             fn_constructor_kwargs=dict(arguments),
@@ -53,9 +60,18 @@ def through_actors(
             concurrency=actors,
             max_restarts=ACTOR_RESTARTS,
             max_task_retries=RETRIES,
-            **ask.options,
+            **encoders,
         )
     )
+
+
+def _side_by_side(encoder: Ask, actors: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of readers and encoders, which share the processors where encoders have no GPUs."""
+    if encoder.gpus:
+        return PREPARE.options | {"scheduling_strategy": "DEFAULT"}, encoder.options
+    at_once = room(without(machines(), encoder, actors), PREPARE)
+    shared = {"num_cpus": encoder.cpus - SLIVER}
+    return {"num_cpus": SLIVER, "concurrency": max(1, at_once)}, encoder.options | shared
 
 
 @dataclass

@@ -21,8 +21,7 @@ from mmbatch.encoders import load_encoder, require_weights
 from mmbatch.errors import InputError
 from mmbatch.fusion.levels import Levels
 from mmbatch.models import Model, digest_of, file_digest, find_model, publish_model
-from mmbatch.pipelines.cluster import lines_from_workers, remove_folder, start_ray
-from mmbatch.pipelines.resources import WATCH
+from mmbatch.pipelines.cluster import beside_caller, lines_from_workers, remove_folder, start_ray
 from mmbatch.pipelines.rows import Labels, training_labels
 from mmbatch.pipelines.train_loop import Task
 from mmbatch.pipelines.training_plan import SplitRows
@@ -129,7 +128,7 @@ class Subject:
             micro_batch=resources.micro_batch or training.batch_size,
             checkpoint_steps=resources.checkpoint_steps,
             lines=lines,
-            refusals=Queue(actor_options=WATCH.options),
+            refusals=Queue(actor_options=beside_caller()),
         )
 
     @cached_property

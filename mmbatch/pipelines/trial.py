@@ -11,8 +11,7 @@ from ray.train import UserCallback
 from ray.util.queue import Queue
 
 from mmbatch.errors import InputError
-from mmbatch.pipelines.cluster import quiet_streams
-from mmbatch.pipelines.resources import WATCH
+from mmbatch.pipelines.cluster import beside_caller, quiet_streams
 from mmbatch.pipelines.train_loop import Task
 from mmbatch.pipelines.training_run import Crew, fit, history_at
 from mmbatch.training import Training
@@ -39,7 +38,7 @@ class Plan:
             name=f"{self.task.name} trial {number}",
             training=self.trials[number],
             recipe=self.recipes[number],
-            refusals=Queue(actor_options=WATCH.options),
+            refusals=Queue(actor_options=beside_caller()),
         )
 
 
@@ -85,7 +84,7 @@ def _reporting() -> Iterator[UserCallback]:
     Ray's own `TuneReportCallback` puts an epoch where Tune fetches it from later, so that the end of the trial can come
     first.
     """
-    queue = Queue(actor_options=WATCH.options)
+    queue = Queue(actor_options=beside_caller())
     reporter = Thread(target=_report, args=(queue,), daemon=True)
     reporter.start()
     try:

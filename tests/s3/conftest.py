@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,14 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Started once a session, by whichever test needs it."""
-    port, log = free_port(), tmp_path_factory.mktemp("moto") / "log"
+    with moto_server(tmp_path_factory.mktemp("moto") / "log") as started:
+        yield started
+
+
+@contextmanager
+def moto_server(log: Path) -> Iterator[Server]:
+    """Moto's server in a process of its own, which holds everything in memory."""
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:

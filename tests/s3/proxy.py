@@ -1,4 +1,4 @@
-"""A plain HTTP proxy on loopback that injects the faults of an object store, by a plan, and counts them."""
+"""A plain HTTP proxy that injects the faults of an object store, by a plan, and counts them."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
-Fault = Literal["slow_down", "reset", "slow", "cut", "lost"]
+Fault = Literal["slow_down", "reset", "slow", "cut", "lost", "held"]
 FAULTS: tuple[Fault, ...] = ("slow_down", "reset", "slow", "cut", "lost")
-"""503 SlowDown; reset before forwarding; late; half of the declared body; carried out, but the answer is dropped."""
+"""503 SlowDown; reset before forwarding; late; half of the declared body; carried out, but the answer is dropped.
+`held` besides: neither forwarded nor answered as long as the proxy runs."""
 
 SLOW_SECONDS = 0.3
 _SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
@@ -101,6 +102,8 @@ class FaultProxy:
             writer.write(_response(503, "Slow Down", _SLOW_DOWN))
         elif fault == "reset":
             writer.transport.abort()
+        elif fault == "held":
+            await asyncio.Event().wait()
         else:
             await asyncio.sleep(SLOW_SECONDS if fault == "slow" else 0)
             dropped = {"connection", "expect", self.strip}
@@ -139,11 +142,11 @@ def _response(status: int, reason: str, body: bytes) -> bytes:
 
 
 @contextmanager
-def running(proxy: FaultProxy) -> Iterator[FaultProxy]:
-    """Serve on a free port in a thread of its own; `proxy.url` is set."""
+def running(proxy: FaultProxy, *, host: str = "127.0.0.1") -> Iterator[FaultProxy]:
+    """Serve on a free port of an address in a thread of its own; `proxy.url` is set."""
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(proxy.handle, "127.0.0.1", 0, limit=1 << 26))
-    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = loop.run_until_complete(asyncio.start_server(proxy.handle, host, 0, limit=1 << 26))
+    proxy.url = f"http://{host}:{server.sockets[0].getsockname()[1]}"
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -158,4 +161,6 @@ def running(proxy: FaultProxy) -> Iterator[FaultProxy]:
 async def _stop(server: asyncio.Server) -> None:
     server.close()
     pending = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in pending:  # of a request that is held, or of a client that has vanished
+        task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
