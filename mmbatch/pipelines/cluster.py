@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -140,7 +141,7 @@ def rows_of(dataset: ray.data.Dataset, *, stage: str) -> Iterator[dict[str, Any]
     """The dataset's rows as they arrive; what a worker failed of is raised in one line (`said_error`)."""
     try:
         yield from dataset.iter_rows()
-    except RayError as error:
+    except (RayError, ExecutionTimeoutError) as error:
         raise said_error(error, stage) or error from None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import (
     ActorUnschedulableError,
     NodeDiedError,
@@ -20,7 +21,9 @@ RETRIES = 2
 """How often a unit whose worker has died is given to another one: once to find the record that ended its process, once
 for a lost machine. By default Ray Data does so for ever."""
 
-MEANINGS: dict[type[RayError], str] = {
+MEANINGS: dict[type[Exception], str] = {
+    ExecutionTimeoutError: "nothing has moved for half an hour (RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S): nodes may be"
+    " lost that no others have replaced; the same command goes on with those that there are",
     OutOfDiskError: "a node's disk is full, on which Ray puts what its object store cannot hold: make room under Ray's"
     " --temp-dir, or take nodes with larger disks",
     ObjectStoreFullError: "a node's object store is full: start its Ray with a larger --object-store-memory, or with"

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import ray
+import ray.data
 from ray.cluster_utils import Cluster
 from ray.exceptions import ObjectStoreFullError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
@@ -162,6 +164,21 @@ def test_a_laptop_with_little_memory_left_starts(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ray._private.utils, "estimate_available_memory", lambda: LOCAL_OBJECT_STORE)
     start_ray()
     assert run_task(large, 1) == b"1"
+    ray.shutdown()
+
+
+def stuck(unit: dict[str, Any]) -> list[dict[str, Any]]:
+    threading.Event().wait()
+    return [unit]
+
+
+@pytest.mark.slow
+def test_a_stream_in_which_nothing_moves_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    start_ray()
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 3.0)
+    with pytest.raises(ClusterError, match="^merge: nothing has moved"):
+        list(stream([{"unit": 1}], stuck, ask=MERGE))
     ray.shutdown()
 
 
