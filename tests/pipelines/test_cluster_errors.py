@@ -177,7 +177,7 @@ def test_a_stream_in_which_nothing_moves_ends(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     start_ray()
     monkeypatch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", 3.0)
-    with pytest.raises(ClusterError, match="^merge: nothing has moved"):
+    with pytest.raises(ClusterError, match=r"^merge: nothing has moved"):
         list(stream([{"unit": 1}], stuck, ask=MERGE))
     ray.shutdown()
 
