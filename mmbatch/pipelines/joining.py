@@ -32,17 +32,18 @@ def join(environment: dict[str, Any], **options: Any) -> None:
         )
     try:
         if found := canonicalize_bootstrap_address(address):
-            _require_answer(found)
+            _require_listener(found)
+        if address != "auto":  # of which `ray.init` finds the token, too
+            GcsClient(address=found)  # gives up after 40 s, `ray.init` after minutes
         ray.init(runtime_env=environment, **options)
     except (RayError, OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"RAY_ADDRESS={address}: {_said(error)}") from None
 
 
-def _require_answer(address: str) -> None:
-    """Raise where no Ray answers: `ray.init` tries for minutes, and the client of Ray's head gives up after 40 s."""
+def _require_listener(address: str) -> None:
+    """`OSError` where nobody takes a connection."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    GcsClient(address=address)
 
 
 def _said(error: Exception) -> str:
