@@ -58,9 +58,9 @@ def test_twice_the_cores_encode_twice_as_fast() -> None:
     assert one / two == pytest.approx(2)
 
 
-def test_a_pool_of_half_of_the_cores_encodes_on_a_cluster_of_cpus() -> None:
+def test_a_pool_of_four_fifths_of_the_cores_encodes_on_a_cluster_of_cpus() -> None:
     load = Load(products=10**6)
-    assert extract(load, CPUS).together["encode cores"] == pytest.approx(10**6 * rate("encode") / 64)
+    assert extract(load, CPUS).together["encode cores"] == pytest.approx(10**6 * rate("encode") / 102)
 
 
 def test_what_binds_extraction_changes_with_the_cluster() -> None:

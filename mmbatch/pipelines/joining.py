@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mmbatch.errors import ClusterError, MmbatchError
+from mmbatch.pipelines.resources import WATCH
 from mmbatch.storage import storage_errors
 from mmbatch.workspace import Settings, Workspace
 
@@ -32,17 +33,18 @@ def join(environment: dict[str, Any], **options: Any) -> None:
         )
     try:
         if found := canonicalize_bootstrap_address(address):
-            _require_answer(found)
+            _require_listener(found)
+        if found and address != "auto":  # of which `ray.init` finds the token, too
+            GcsClient(address=found)  # gives up after 40 s, `ray.init` after minutes
         ray.init(runtime_env=environment, **options)
     except (RayError, OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"RAY_ADDRESS={address}: {_said(error)}") from None
 
 
-def _require_answer(address: str) -> None:
-    """Raise where no Ray answers: `ray.init` tries for minutes, and the client of Ray's head gives up after 40 s."""
+def _require_listener(address: str) -> None:
+    """`OSError` where nobody takes a connection."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    GcsClient(address=address)
 
 
 def _said(error: Exception) -> str:
@@ -54,8 +56,7 @@ def _said(error: Exception) -> str:
 def check_nodes(uri: str, settings: Settings) -> None:
     """Let every machine that can work read a workspace's settings, once; `ClusterError` names one that cannot."""
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
-    probe = ray.remote(_probe).options(num_cpus=0, max_retries=0)
-    asked = {_on(probe, node["NodeID"]).remote(uri, settings): node["NodeManagerAddress"] for node in nodes}
+    asked = {_probe_on(node["NodeID"]).remote(uri, settings): node["NodeManagerAddress"] for node in nodes}
     answers, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PROBE_S)
     reasons = {asked[answer]: _reason(answer) for answer in answers}
     reasons |= {asked[answer]: f"no answer within {PROBE_S:.0f} s" for answer in silent}
@@ -68,8 +69,9 @@ def check_nodes(uri: str, settings: Settings) -> None:
         )
 
 
-def _on(task: Any, node: str) -> Any:
-    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+def _probe_on(node: str) -> Any:
+    only = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(_probe).options(max_retries=0, scheduling_strategy=only, **WATCH.options)
 
 
 def _probe(uri: str, settings: Settings) -> str:

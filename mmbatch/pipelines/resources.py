@@ -134,7 +134,7 @@ TRIAL = Ask(stage="sweep", name="trial", cpus=0.01)
 """Reserved by the process that waits for a trial's workers."""
 
 WATCH = Ask(stage="watch", name="actor", cpus=0)
-"""A queue, or who counts attempts: nothing to compute."""
+"""A queue, who counts attempts, or the check that a machine can read the workspace: nothing to compute."""
 
 ACTOR_CONTENTS = 500
 """Contents for which one more encoding actor is started: it takes about 8 processor seconds until it encodes."""
