@@ -111,6 +111,7 @@ _PUBLISHED = Training(
 FLIPKART = Preset(
     name="flipkart",
     level=1,
+    top_classes=10,
     columns=Columns(
         id="uniq_id",
         title="product_name",
