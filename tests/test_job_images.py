@@ -150,7 +150,8 @@ def test_a_killed_ingest_downloads_nothing_again_that_it_had(tmp_path: Path, ser
     job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while not (server.under_way and list(tmp_path.glob("w/downloads/*.parquet"))):
-        assert job.poll() is None and time.monotonic() < deadline
+        assert job.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
