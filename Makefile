@@ -19,7 +19,7 @@ test-slow: $(VENV)/.develop
 # Every preset from its own raw layout, and training of encoders and heads that goes on after each kind of kill.
 test-training: $(VENV)/.develop
 	$(BIN)/python -m pytest tests/pipelines/test_finetune.py tests/pipelines/test_train_head.py \
-		tests/pipelines/test_train_late_fusion.py tests/test_presets.py
+		tests/pipelines/test_train_late_fusion.py tests/test_presets.py tests/test_flipkart.py
 
 # Long jobs in processes of their own: nights, retraining, images from the web, a catalog of text alone.
 test-jobs: $(VENV)/.develop

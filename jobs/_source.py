@@ -48,6 +48,9 @@ class SourceJob(RawJob):
     or sample for a new one."""
     level: int | None = None
     """Depth of the category path to learn, 1 is the root's children; fixed with the workspace. Default: the preset's"""
+    top_classes: int | None = None
+    """Learn so many of the most frequent classes only, 0: all; counted at the first ingest with labels and fixed with
+    the workspace. Products of other classes are predicted like those without a label. Default: the preset's."""
     seed: int | None = None
     """Seed of splits and training; fixed with the workspace. Default 0."""
     snapshot: bool = False
@@ -98,6 +101,7 @@ def open_or_create(flags: SourceJob, source: Source) -> tuple[Workspace, Preset]
             preset=flags.preset or found.preset,
             level=found.level if flags.level is None else flags.level,
             seed=found.seed if flags.seed is None else flags.seed,
+            top_classes=found.top_classes if flags.top_classes is None else flags.top_classes,
         )
         return workspace, preset_named(found.preset)
     preset = preset_named(flags.preset or "sample")
@@ -106,6 +110,9 @@ def open_or_create(flags: SourceJob, source: Source) -> tuple[Workspace, Preset]
         level=_at_least(1, "--level", preset.level if flags.level is None else flags.level),
         seed=_at_least(0, "--seed", flags.seed or 0),
         buckets=buckets_for(source.rows),
+        top_classes=_at_least(
+            0, "--top-classes", preset.top_classes if flags.top_classes is None else flags.top_classes
+        ),
     )
     return Workspace.create(flags.workspace, settings), preset
 

@@ -16,8 +16,10 @@ from mmbatch import schema
 from mmbatch.image_access import shown
 from mmbatch.image_files import read_images
 from mmbatch.images import ImageError
+from mmbatch.learned_classes import among, fixed_classes
 from mmbatch.schema import Modality, bucket_of
 from mmbatch.tables import Snapshot, Table
+from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Workspace
 
 HASH_COLUMNS: dict[Modality, str] = {"image": "image_hash", "text": "text_hash"}
@@ -87,11 +89,16 @@ class Catalog:
     def labels(self, buckets: Collection[int] | None = None) -> pa.Table:
         """Labelled products: `product_id`, `category` (cut to the workspace's level), hashes, `split`, `bucket`.
 
-        Rows are ordered by product id within a bucket; `split` is null where none has been drawn yet.
+        Rows are ordered by product id within a bucket; `split` is null where none has been drawn yet. Where the
+        workspace learns the most frequent classes only, products of others are left out once these are fixed.
         """
         columns = ["product_id", "label", "text_hash", "image_hash", "bucket"]
         rows = self.table.read(columns, buckets=buckets, filters=ds.field("label").is_valid())
         rows = rows.set_column(1, "category", category_of(rows["label"], self.workspace.settings.level))
+        if (classes := fixed_classes(self.workspace)) is not None:
+            names = pc.unique(rows["category"]).to_pylist()
+            learned = among(names, classes, TaxonomyHistory.read(self.workspace))
+            rows = rows.filter(pc.is_in(rows["category"], value_set=pa.array(learned, pa.string())))
         drawn = self.splits.read(["product_id", "split"], buckets=buckets)
         found = pc.index_in(rows["product_id"], value_set=drawn["product_id"].combine_chunks())
         rows = rows.append_column("split", drawn["split"].combine_chunks().take(found.combine_chunks()))

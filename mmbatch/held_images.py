@@ -1,4 +1,4 @@
-"""Web images that the catalog has, found by product and address, so that none is downloaded twice.
+"""Web images that are there, found by product and address, so that none is downloaded twice.
 
 A record is 32 bytes: a key of 16, two SipHashes of product id and address, and the 16 of the image's content hash. With
 ten million records, the chance that another product or address is taken for one of them is 3e-32 a look-up.
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from mmbatch.catalog import WEB_ADDRESS, Catalog
+from mmbatch.downloads import Downloads
 
 _HASH_KEYS = ("mmbatch: image 0", "mmbatch: image 1")  # of SipHash: 16 bytes
 _KEY_BYTES, _RECORD_BYTES = 16, 32
@@ -29,7 +30,10 @@ class HeldImages:
 
     @classmethod
     def of(cls, catalog: Catalog) -> Self:
-        """Those of a catalog: 32 bytes for each, and one bucket of ids, addresses and hashes at a time."""
+        """Those of a catalog and those downloaded for it (`Downloads`).
+
+        They take 32 bytes each, and while they are read one bucket, or file, of ids, addresses and hashes.
+        """
         products, images = catalog.table.snapshot(), catalog.images.snapshot()
         records, end = np.empty(sum(entry.rows for entry in products.entries), f"S{_RECORD_BYTES}"), 0
         web = ds.field("image_hash").is_valid() & pc.match_substring_regex(ds.field("image_uri"), WEB_ADDRESS)
@@ -41,8 +45,10 @@ class HeldImages:
             rows = rows.filter(pc.is_in(rows["image_hash"], value_set=stored))
             records[end : end + len(rows)] = _records(rows)
             end += len(rows)
-        records[:end].sort()
-        return cls(records[:end])
+        downloaded = map(_records, Downloads.of(catalog.workspace).records())
+        records = np.concatenate([records[:end], *downloaded])
+        records.sort()
+        return cls(records)
 
     def find(self, product_ids: Sequence[str], uris: Sequence[str]) -> list[str | None]:
         """Content hash, hex, of the image that each product has from its address, `[Q]`; None where it has none."""

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Self
 
 import pyarrow as pa
@@ -32,6 +32,8 @@ class Settings:
     """Seed of the splits and of all training."""
     buckets: int
     """Slices of every table, by hash of the product id."""
+    top_classes: int = 0
+    """Most frequent classes that are learned (`mmbatch.learned_classes`); 0: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +60,13 @@ class Workspace:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"--workspace {uri}: workspace.json is not JSON: {error}") from None
         expected = {"format", *(field.name for field in fields(Settings))}
+        optional = {field.name for field in fields(Settings) if field.default is not MISSING}
         if isinstance(found, dict) and found.get("format", FORMAT) != FORMAT:
             raise InputError(
                 f"--workspace {uri}: of format {found['format']}, this mmbatch reads and writes format {FORMAT}: use"
                 " the version that made it, or make a new workspace"
             )
-        if not isinstance(found, dict) or set(found) != expected:
+        if not isinstance(found, dict) or not expected - optional <= set(found) <= expected:
             raise InputError(f"--workspace {uri}: workspace.json has not the keys {sorted(expected)}: {found}")
         return cls(uri=uri, settings=Settings(**{key: value for key, value in found.items() if key != "format"}))
 
@@ -89,9 +92,9 @@ class Workspace:
         filesystem, root = filesystem_of(normalise_uri(uri))
         return bool(filesystem.exists(f"{root}/workspace.json"))
 
-    def require(self, *, preset: str, level: int, seed: int) -> None:
+    def require(self, *, preset: str, level: int, seed: int, top_classes: int) -> None:
         """Raise `InputError` when the workspace was made with other settings than these."""
-        wanted = {"preset": preset, "level": level, "seed": seed}
+        wanted = {"preset": preset, "level": level, "seed": seed, "top_classes": top_classes}
         found = {key: getattr(self.settings, key) for key in wanted}
         if found != wanted:
             wrong = [

@@ -38,6 +38,8 @@ class Server(ThreadingHTTPServer):
         self.released = threading.Event()
         self.lock = threading.Lock()
         self.under_way = self.most_under_way = 0
+        self.photos: dict[str, bytes] = {}
+        """Name -> what `/photo/name` answers; other names are not found."""
         self.together = 1
         """Requests that `/together` waits for, to answer them at once."""
 
@@ -72,6 +74,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_good(self, _: str, first: bool) -> None:
         self.answer(200, BODY)
+
+    def answer_photo(self, name: str, first: bool) -> None:
+        self.answer(200, self.server.photos[name]) if name in self.server.photos else self.answer(404)
 
     def answer_status(self, status: str, first: bool) -> None:
         self.answer(int(status))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -74,14 +75,20 @@ def write_rakuten(folder: Path, products: list[Product]) -> Path:
     return write_challenge(folder, items, [unknown], form="csv", photos="images")
 
 
-def write_flipkart(folder: Path, products: list[Product], site: str) -> Path:
-    """The CSV file of Kaggle, and its images as a web server below `site` would have them."""
+def write_flipkart(
+    folder: Path, products: list[Product], site: str, *, elsewhere: Mapping[int, str] | None = None
+) -> Path:
+    """The CSV file of Kaggle, and its images as a web server below `site` would have them.
+
+    The first image of the product with a number in `elsewhere` is at that address.
+    """
     folder.mkdir(parents=True)
     rows = []
     for product in products:
+        first = (elsewhere or {}).get(product.number, f"{site}/{product.number}.jpeg")
         (folder / f"{product.number}.jpeg").write_bytes(product.image)
         tree = [" >> ".join(product.path)]
-        images = [f"{site}/{product.number}.jpeg", f"{site}/{product.number}-2.jpeg"]
+        images = [first, f"{site}/{product.number}-2.jpeg"]
         rows.append([f"u{product.number}", product.title, json.dumps(tree), 379.0, json.dumps(images), "No rating"])
         rows[-1].append(product.description)
     header = ["uniq_id", "product_name", "product_category_tree", "retail_price", "image", "product_rating"]

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ import pytest
 from mmbatch.catalog import Catalog, digest
 from mmbatch.quarantine import quarantine_table
 from mmbatch.workspace import Workspace
-from tests.conftest import run_job
+from tests.conftest import ROOT, run_job
 from tests.image_server import BODY, Server, serving
 
 COLUMNS = ("--columns", "id=id", "title=title", "label=label", "image=image")
@@ -131,3 +135,32 @@ def test_workers_share_what_is_stored_from_the_web(tmp_path: Path, server: Serve
     counts, _ = ingest(tmp_path / "w", source, server.site)
     assert (counts["edited"], counts["unchanged"], counts["part_reasons"]) == (1, 1, {})
     assert len(server.asked) == asked == 2
+
+
+@pytest.mark.slow
+def test_a_killed_ingest_downloads_nothing_again_that_it_had(tmp_path: Path, server: Server) -> None:
+    batch, more = 1_000, 20  # rows that are downloaded and kept at a time, and rows of the next batch
+    server.together = more + 1  # so that these wait for the kill
+    good = {f"g{number}": f"{server.site}/photo/{number}.jpg" for number in range(batch)}
+    server.photos = {f"{number}.jpg": BODY + b"%d" % number for number in range(batch)}
+    slow = {f"s{number}": f"{server.site}/together/{number}" for number in range(more)}
+    source = write_catalog(tmp_path / "source", good | slow)
+    flags = ("--workspace", tmp_path / "w", "--source", source, *COLUMNS, "--images-from", server.site)
+    command = [sys.executable, "-m", "jobs.ingest", *map(str, flags)]
+    job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (server.under_way and list(tmp_path.glob("w/downloads/*.parquet"))):
+        assert job.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    server.released.set()
+
+    counts, _ = ingest(tmp_path / "w", source, server.site)
+    assert (counts["new"], counts["part_reasons"]) == (batch + more, {})
+    assert len(set(good.values())) == sum(path.startswith("/photo") for path, _ in server.asked) == batch
+    assert sum(path.startswith("/together") for path, _ in server.asked) <= 2 * more
+    (found,) = image_of(tmp_path / "w", good["g7"])
+    assert found == {"content_hash": digest(BODY + b"7"), "image": BODY + b"7", "reason": None}
+    assert not (tmp_path / "w" / "downloads").exists()

@@ -109,9 +109,18 @@ def test_unknown_preset_encoder_and_predictor(tmp_path: Path, write_csv: Callabl
 def test_a_workspace_made_with_other_settings(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     Workspace.create(str(tmp_path / "w"), Settings(preset="sample", level=1, seed=0, buckets=4))
     line = refused(
-        "ingest", "--workspace", tmp_path / "w", "--source", write_csv(rows()), *COLUMNS, "--seed", 5, "--level", 2
+        "ingest",
+        "--workspace",
+        tmp_path / "w",
+        "--source",
+        write_csv(rows()),
+        *COLUMNS,
+        "--seed",
+        5,
+        "--top-classes",
+        2,
     )
-    assert "made with other settings (level is 1, asked for 2; seed is 0, asked for 5)" in line
+    assert "made with other settings (seed is 0, asked for 5; top_classes is 0, asked for 2)" in line
 
 
 def test_a_workspace_that_cannot_be_made(tmp_path: Path, write_csv: Callable[..., Path]) -> None:
@@ -134,7 +143,7 @@ def test_a_workspace_file_of_another_kind(tmp_path: Path, content: str, line: st
     assert line in refused("predict", "--workspace", tmp_path)
 
 
-@pytest.mark.parametrize("flags", [("--level", 0), ("--seed", -1)])
+@pytest.mark.parametrize("flags", [("--level", 0), ("--seed", -1), ("--top-classes", -1)])
 def test_numbers_out_of_range(flags: tuple, tmp_path: Path, write_csv: Callable[..., Path]) -> None:
     line = refused("ingest", "--workspace", tmp_path / "w", "--source", write_csv(rows()), *COLUMNS, *flags)
     assert f"{flags[0]} {flags[1]}: expected" in line

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from mmbatch.catalog import Catalog
 from mmbatch.image_access import ImageAccess
+from mmbatch.learned_classes import fix_classes, fixed_classes, most_frequent
 from mmbatch.pipelines.cluster import remove_folder, start_ray
 from mmbatch.pipelines.intake import ROW_OUTCOMES, Intake, Reading, Written
 from mmbatch.pipelines.metrics import stage_done
@@ -96,7 +97,8 @@ def prepare(
 
     New and edited products are stored, products the source does not name stay. With `snapshot` the source names the
     whole catalog, and products it does not name are removed. With `columns.operation` it is a feed of changes: its rows
-    say which products are removed, and the last row of an id counts. Where an error is raised, nothing stays behind.
+    say which products are removed, and the last row of an id counts. Where an error is raised, nothing stays behind but
+    downloaded images, which the next ingest takes.
 
     Args:
         workspace: Whose catalog it is.
@@ -145,9 +147,27 @@ def _is_done(previous: Mapping[str, Any], settings: Mapping[str, Any], catalog: 
     return not quarantine_table(catalog.workspace).read(["reason"], filters=changed).num_rows
 
 
+def _learned(catalog: Catalog) -> pa.Table:
+    """The catalog's `labels`, once it is fixed which classes are learned, where that is not all of them."""
+    labels, workspace = catalog.labels(), catalog.workspace
+    most = workspace.settings.top_classes
+    if not most or not labels.num_rows or fixed_classes(workspace) is not None:
+        return labels
+    counted = pc.value_counts(labels["category"]).to_pylist()
+    products = {one["values"]: one["counts"] for one in counted}
+    classes = most_frequent(products, most)
+    fix_classes(workspace, classes)
+    found = sum(products[name] for name in classes)
+    say(
+        f"classes    the {len(classes)} most frequent of {len(products)} are learned from now on, with {found:,} of"
+        f" {labels.num_rows:,} labelled products: {', '.join(classes)}"
+    )
+    return catalog.labels()
+
+
 def assign_splits(catalog: Catalog) -> int:
     """Draw a split for every labelled product that has none; returns how many that were."""
-    labels = catalog.labels()
+    labels = _learned(catalog)
     missing = pc.is_null(labels["split"])
     drawn = pc.fill_null(pc.index_in(labels["split"], value_set=pa.array(SPLITS)), -1)
     if not pc.any(missing).as_py():

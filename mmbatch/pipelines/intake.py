@@ -2,7 +2,7 @@
 
 No process ever holds more than one batch of a source file or one bucket of the catalog, and 32 bytes for every web
 image of the catalog, which the workers of a node share. The staged files are this run's own; what counts is the commit
-at the end, so that a killed run leaves the catalog as it was.
+at the end, so that a killed run leaves the catalog as it was. Only what was downloaded outlives it, for the next one.
 """
 
 from collections import Counter, defaultdict
@@ -15,6 +15,7 @@ from typing import Any, Self
 import pyarrow.compute as pc
 
 from mmbatch.catalog import FIELDS, Catalog, stage
+from mmbatch.downloads import Downloads
 from mmbatch.errors import InputError
 from mmbatch.held_images import HeldImages
 from mmbatch.image_access import ImageAccess
@@ -78,6 +79,7 @@ class Written:
             table.replace(added, removed, app_id=self.run_id, read_version=self.versions[name])
             metrics.written(name, added)
             self.files[name, "added"], self.files[name, "removed"] = [], []
+        Downloads.of(self.catalog.workspace).remove()
 
     def discard(self) -> None:
         """Delete the files that were written and not committed."""
@@ -166,17 +168,19 @@ def _stage_unit(
     unit, buckets = Unit(**row), intake.catalog.workspace.settings.buckets
     writer = StagingWriter(f"{intake.staging}/rows/{unit.index:08d}")
     rejects = StagingWriter(f"{intake.staging}/rejects/{unit.index:08d}")
-    rows = rejected = skipped = 0
-    for checked in read_unit(
+    downloads, rows, rejected, skipped = Downloads.of(intake.catalog.workspace), 0, 0, 0
+    parts = read_unit(
         unit,
         reading.columns,
         access=reading.access,
         positions=intake.scope.positions(unit.file),
         isolate=begun(attempts, f"read {unit.index}") > 1,
         held=shared(held),
-    ):
+    )
+    for part, checked in enumerate(parts):
         _check_not_moved(unit.file, checked, intake.scope)
-        writer.add(stage(checked.rows, source=unit.file, unit=unit.index, buckets=buckets))
+        staged = stage(checked.rows, source=unit.file, unit=unit.index, buckets=buckets)
+        writer.add(downloads.keep(f"{intake.run_id}-{unit.index:08d}-{part:06d}", staged))
         entries = entries_for(checked.rejects, stage="ingest", source=unit.file, run_id=intake.run_id, buckets=buckets)
         rejects.add(entries)
         whole = entries["modality"].null_count

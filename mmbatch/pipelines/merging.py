@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmbatch import schema
-from mmbatch.catalog import STAGED, Catalog, merge
+from mmbatch.catalog import STAGED, WEB_ADDRESS, Catalog, merge
+from mmbatch.downloads import Downloads
 from mmbatch.pipelines.staging import read_staged
 from mmbatch.quarantine import DUPLICATE, Scope, entries_for, keys_of, quarantine_table, write_changes
 from mmbatch.tables import FileEntry, Table
@@ -167,9 +168,12 @@ def _with_duplicates(rejects: pa.Table, duplicates: pa.Table, catalog: Catalog, 
 
 def _new_images(catalog: Catalog, staged: pa.Table, bucket: int) -> list[FileEntry]:
     """Write the bucket's image files that are not stored yet, each content once."""
-    rows = staged.filter(pc.is_valid(staged["image"])).select(schema.IMAGES.names)
     held = catalog.images.read(["image_hash"], buckets=[bucket])["image_hash"].combine_chunks()
-    rows = rows.filter(pc.invert(pc.is_in(rows["image_hash"], value_set=held)))
+    staged = staged.filter(pc.invert(pc.is_in(staged["image_hash"], value_set=held)))
+    inside = staged.filter(pc.is_valid(staged["image"])).select(schema.IMAGES.names)
+    web = pc.and_(pc.is_null(staged["image"]), pc.match_substring_regex(staged["image_uri"], WEB_ADDRESS))
+    downloaded = Downloads.of(catalog.workspace).images(bucket, pc.unique(staged.filter(web)["image_hash"]))
+    rows = pa.concat_tables([inside, downloaded])
     if not rows.num_rows:
         return []
     first = np.unique(rows["image_hash"].to_numpy(zero_copy_only=False), return_index=True)[1]

@@ -16,6 +16,8 @@ class Preset:
     """Depth of the category path that is learned."""
     columns: Columns
     """Column names of its raw files."""
+    top_classes: int = 0
+    """Most frequent classes that are learned; 0: all."""
     encoders: tuple[EncoderRecipe, ...]
     """In any order; they are always visited by name."""
     head: HeadRecipe

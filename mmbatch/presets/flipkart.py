@@ -16,6 +16,8 @@ README counts.
     BiLSTM of 512 -> 256, ReLU            train_text_model.py (`RecurrentText` says what differs)
     photos resized to 224 pixels          README; the code squashes them, in BGR, not normalised
     MobileNet on ImageNet, frozen         README
+    first level of the category tree,     README
+    its ten most frequent classes
     dropout 0.3 before the classifier     train_text_model.py, train_image_model.py
     Adam 1e-4, batches of 64, at most     train_*_model.py; by the loss of held-out rows, and with a rate that falls
     50 epochs, stops after 3 without gain when it stalls
@@ -24,8 +26,9 @@ README counts.
 Different here on purpose: title and description are read (there the description alone); the whole photo is seen in its
 own proportions, on white, as RGB and normalised as MobileNet's weights want it; its pooled 1,024 numbers are stored
 (there a layer of 256 is put on the 7 x 7 x 1,024 before pooling; here that layer is the fusion head's); macro-F1 of the
-fusion rows chooses the epoch, and the rate stays; all classes are learned (there the ten with more than 500 products);
-one split serves all models.
+fusion rows chooses the epoch, and the rate stays; products outside the ten most frequent classes, which are counted
+once for a workspace (`mmbatch.learned_classes`), are predicted too (there they are dropped); one split serves all
+models.
 
 `flipkart-small`: MiniLM and EfficientNet-Lite0 on a subset of the Flipkart sample with its images. It follows no
 published system. With 840 products of seven classes to learn from, the lower layers of MiniLM and all of
@@ -111,6 +114,7 @@ _PUBLISHED = Training(
 FLIPKART = Preset(
     name="flipkart",
     level=1,
+    top_classes=10,
     columns=Columns(
         id="uniq_id",
         title="product_name",

@@ -6,7 +6,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from mmbatch import schema
 from mmbatch.catalog import Catalog, digest, merge, stage
+from mmbatch.downloads import Downloads
 from mmbatch.sources import Columns, list_files, plan_units, read_unit
 from mmbatch.storage import S3_OPTIONS, StorageError, filesystem_of
 from mmbatch.workspace import Settings, Workspace
@@ -73,3 +75,16 @@ def test_an_outage_stops_the_run_and_rejects_no_product(
     faulty.plan = fault_at("images/1", "slow_down", method="GET", times=100)
     with pytest.raises(StorageError, match="SlowDown"):
         read(source)
+
+
+def test_downloads_are_kept_until_they_are_removed(bucket: str) -> None:
+    settings = Settings(preset="sample", level=1, seed=0, buckets=1)
+    downloads = Downloads.of(Workspace.create(f"{bucket}/w", settings))
+    nothing = dict.fromkeys(schema.SOURCE.names) | {"deleted": False, "position": 0, "title": "t"}
+    row = nothing | {"product_id": "p", "image": b"1", "image_uri": "https://h/1.jpg"}
+    rows = stage(pa.Table.from_pylist([row], schema=schema.SOURCE), source="f", unit=0, buckets=1)
+    assert downloads.keep("run-0-0", rows)["image"].to_pylist() == [None]
+    assert [record["product_id"].to_pylist() for record in downloads.records()] == [["p"]]
+    assert downloads.images(0, pa.array([digest(b"1")]))["image"].to_pylist() == [b"1"]
+    downloads.remove()
+    assert not list(downloads.records())
