@@ -12,7 +12,13 @@ MODULES = sorted([*(ROOT / "mmbatch").rglob("*.py"), *(ROOT / "jobs").glob("*.py
 
 ALLOWED = {
     "ray": ("mmbatch/pipelines/",),
-    "torch": ("mmbatch/encoders/", "mmbatch/fusion/", "mmbatch/pipelines/", "mmbatch/predictor.py"),
+    "torch": (
+        "mmbatch/encoders/",
+        "mmbatch/fusion/",
+        "mmbatch/pipelines/",
+        "mmbatch/predictor.py",
+        "mmbatch/online.py",
+    ),
     "timm": ("mmbatch/encoders/",),
     "transformers": ("mmbatch/encoders/",),
     "lightgbm": (
