@@ -50,8 +50,9 @@ class Notebook:
         Returns:
             Ids of the products that have one, str `[N]`, and float16 `[N, width]`, row by row.
         """
-        store = self._store(encoder)
-        column = HASH_COLUMNS["image" if store.modality == "image" else "text"]
+        card = self._encoder(encoder).card
+        column, width = HASH_COLUMNS[card["modality"]], card["width"]
+        store = FeatureStore(workspace=self.workspace, encoder=card["id"], modality=card["modality"], width=width)
         ids, found = [], []
         for bucket in range(self.workspace.settings.buckets):
             keys = Catalog(workspace=self.workspace).keys([bucket])
@@ -64,10 +65,8 @@ class Notebook:
         """What the batch jobs would publish of a few products (`mmbatch.online.PRODUCTS`); loads the models once."""
         return self.online.predict(products)
 
-    def _store(self, encoder: str) -> FeatureStore:
+    def _encoder(self, name: str) -> Model:
         ids = {model_id.split("@")[0]: model_id for model_id in self.predictor.card["encoders"]}
-        if encoder not in ids:
-            raise InputError(f"features of {encoder!r}: found encoders {', '.join(sorted(ids))}, expected one of them")
-        model = open_model(self.workspace, kind="encoder", model_id=ids[encoder])
-        card = model.card
-        return FeatureStore(workspace=self.workspace, encoder=model.id, modality=card["modality"], width=card["width"])
+        if name not in ids:
+            raise InputError(f"features of {name!r}: found encoders {', '.join(sorted(ids))}, expected one of them")
+        return open_model(self.workspace, kind="encoder", model_id=ids[name])

@@ -5,8 +5,8 @@ same code, with every model loaded once.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +47,7 @@ PRODUCTS = pa.schema(
 )
 """What may be said of a product; every column may be left out or null."""
 
-Products = pa.Table | Sequence[Mapping[str, Any]]
+Products: TypeAlias = pa.Table | Sequence[Mapping[str, Any]]
 """`PRODUCTS`, as a table or as one mapping each."""
 
 
@@ -152,8 +152,8 @@ class OnlinePredictor:
                 expected = "image_vector" if wide else "image or image_uri"
                 raise InputError(f"products: found {name}, expected {expected}: what this predictor was trained on")
         raw = RawBatch(_raw(rows, first), pa.array(range(first, first + len(rows)), pa.int64()), [])
-        image = {"image_vector": "image_vector"} if wide else {"image": "image"}
-        columns = Columns(id="product_id", title="title", description="description", **image)
+        columns = Columns(id="product_id", title="title", description="description")
+        columns = replace(columns, image_vector="image_vector") if wide else replace(columns, image="image")
         with ImageReader(self.access, folder="", web=self.web) as reader:
             parts = list(check_rows(raw, columns, reader=reader, vector_width=self.vector_width))
         return together(parts)

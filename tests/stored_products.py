@@ -83,10 +83,10 @@ class Stored:
         """An untrained head over sequences, stored."""
         networks = {model.name: load_encoder(fetch_model(model)) for model in self.encoders}
         folder = self.photos / "head"
-        network(
-            {name: encoder.sequence_width for name, encoder in networks.items()},
-        ).save(folder)
-        card = {"encoders": [model.id for model in self.encoders], "sequences": True, "width": 2 * 12}
+        made = network({name: encoder.sequence_width for name, encoder in networks.items()})
+        made.save(folder)
+        width = made.classifier.in_features
+        card = {"encoders": [model.id for model in self.encoders], "sequences": True, "width": width}
         card |= {"training": {"level_weights": []}, "categories": ["even", "odd"]}
         files = sorted(path.name for path in folder.iterdir())
         return publish_model(

@@ -46,8 +46,9 @@ class Replica:
         self._loading = self._network.submit(
             OnlinePredictor.load, workspace, model, history=history, threads=1, access=access, web=web
         )
-        self.answer.set_max_batch_size(limits.batch_size)
-        self.answer.set_batch_wait_timeout_s(limits.batch_wait)
+        batches: Any = self.answer
+        batches.set_max_batch_size(limits.batch_size)
+        batches.set_batch_wait_timeout_s(limits.batch_wait)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve asks for it once this object is made."""
@@ -102,7 +103,6 @@ def run(
     start_ray()
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     deployment = serve.deployment(
-        Replica,
         name="predict",
         num_replicas=replicas,
         max_ongoing_requests=limits.waiting + SPARE,
@@ -110,7 +110,7 @@ def run(
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": 1, "num_gpus": min(1, processors()[1])},
         logging_config=LoggingConfig(log_level="ERROR", enable_access_log=False),
-    )
+    )(Replica)
     address = f"http://{host}:{port}"
     try:
         serve.start(http_options=HTTPOptions(host=host, port=port))
@@ -121,7 +121,7 @@ def run(
     except KeyboardInterrupt:
         say("serve      ending: requests under way are answered first")
     finally:
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]
     return {"job": "serve", "predictor": history.identity(model.id), "address": address}
 
 
