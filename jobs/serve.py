@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobs._cli import Job, plan, run_job
+from mmbatch.errors import InputError
 from mmbatch.image_access import ImageAccess
 from mmbatch.limits import Limits
 from mmbatch.models import newest_predictor, open_model, published_predictor
@@ -33,6 +34,8 @@ def main(config: Serve) -> dict[str, Any]:
     workspace = Workspace.open(config.workspace)
     access = ImageAccess.of(config.images_from)
     config.limits.require_usable()
+    if config.replicas < 1:
+        raise InputError(f"--replicas {config.replicas}: expected 1 or more")
     if config.predictor:
         model = open_model(workspace, kind="predictor", model_id=config.predictor)
     else:

@@ -99,8 +99,10 @@ def publish_shop(folder: Path, products: dict[str, dict[str, Any]] = PRODUCTS, *
     return workspace
 
 
-def publish_predictor(workspace: Workspace, encoders: tuple[Model, ...], head: Model | None, folder: Path) -> Model:
-    rng = np.random.default_rng(0)
+def publish_predictor(
+    workspace: Workspace, encoders: tuple[Model, ...], head: Model | None, folder: Path, *, seed: int = 0
+) -> Model:
+    rng = np.random.default_rng(seed)
     parts = tuple(
         EncoderPart(id=model.id, modality=model.card["modality"], width=model.card["width"]) for model in encoders
     )

@@ -43,11 +43,6 @@ def assert_same(online: dict[str, Any], batch: dict[str, Any]) -> None:
             assert mine == pytest.approx(theirs, abs=1e-4), name
 
 
-@pytest.fixture
-def shop(tmp_path: Path, in_process: None) -> Workspace:
-    return publish_shop(tmp_path)
-
-
 @pytest.mark.parametrize("sequences", [False, True], ids=["without a head", "a head over sequences"])
 @pytest.mark.parametrize("products", [PRODUCTS, vectors()], ids=["photos", "vectors"])
 def test_the_row_is_the_published_one(
