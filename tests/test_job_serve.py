@@ -26,6 +26,9 @@ from tests.published_shop import PDF, PRODUCTS, publish_predictor, publish_shop,
 from tests.test_endpoint import as_json
 from tests.test_online import assert_same, published
 
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+"""Ray Serve declares its settings so."""
+
 PATIENCE_S = 240.0
 """Ray starts in this time, whatever else the machine does."""
 
