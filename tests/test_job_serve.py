@@ -101,7 +101,7 @@ def test_the_service_answers_what_is_published_until_it_is_told_to_end(tmp_path:
         assert process.wait(PATIENCE_S) == 0, log.read_text()
     lines = log.read_text().splitlines()
     assert f"serve      {champion.id} answers at {address}/predict, described at {address}/docs" in lines
-    assert lines[-1] == "serve      ending: requests under way are answered first"
+    assert "serve      ending: requests under way are answered first" in lines
     with pytest.raises(httpx2.TransportError):
         httpx2.get(f"{address}/health")
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,12 @@ from mmbatch.workspace import Workspace
 
 SPARE = 16
 """Requests beyond `Limits.waiting` that a replica is given: it has to answer that they are too many, and its health."""
+
+APPLICATION = "mmbatch"
+"""What the service is called among those of a cluster."""
+
+START_S = 60
+"""Seconds that a local Ray gives the process which listens; by default 5, which a busy machine exceeds."""
 
 
 @serve.ingress()
@@ -100,6 +107,7 @@ def run(
         fetch_model(part)
     if not joined():
         _require_free(host, port)
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(START_S))
     start_ray()
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     deployment = serve.deployment(
@@ -114,14 +122,15 @@ def run(
     address = f"http://{host}:{port}"
     try:
         serve.start(http_options=HTTPOptions(host=host, port=port))
-        handle = serve.run(deployment.bind(workspace, model, history=history, access=access, limits=limits))
+        service = deployment.bind(workspace, model, history=history, access=access, limits=limits)
+        handle = serve.run(service, name=APPLICATION)
         predictor = _loaded(handle)
         say(f"serve      {predictor} answers at {address}/predict, described at {address}/docs")
         threading.Event().wait()
     except KeyboardInterrupt:
         say("serve      ending: requests under way are answered first")
     finally:
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        serve.delete(APPLICATION)  # a cluster may serve other applications too
     return {"job": "serve", "predictor": history.identity(model.id), "address": address}
 
 
