@@ -88,7 +88,7 @@ def publish_shop(folder: Path, products: dict[str, dict[str, Any]] = PRODUCTS, *
         publish(
             workspace, given if wide else TimmImage.from_scratch("test_resnet", size=64, seed=0), "image", folder / "i"
         ),
-        publish(workspace, text, "text", folder / "t"),
+        publish(workspace, text, "ngram-text", folder / "t"),
     )
     stored = Stored(workspace, encoders, folder, len(products))
     stored.store_vectors()

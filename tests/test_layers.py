@@ -29,6 +29,7 @@ ALLOWED = {
     ),
     "deltalake": ("mmbatch/tables.py",),
     "matplotlib": ("mmbatch/reports/",),
+    "fastapi": ("mmbatch/endpoint.py", "mmbatch/pipelines/serve.py"),
     "cleanlab": ("mmbatch/label_noise.py",),
     "mmbatch.pipelines": ("mmbatch/pipelines/", "jobs/"),
     "mmbatch.presets": ("mmbatch/presets/", "jobs/"),

