@@ -34,6 +34,8 @@ def main(config: Serve) -> dict[str, Any]:
     workspace = Workspace.open(config.workspace)
     access = ImageAccess.of(config.images_from)
     config.limits.require_usable()
+    if not 1 <= config.port <= 65535:
+        raise InputError(f"--port {config.port}: expected 1 to 65535")
     if config.replicas < 1:
         raise InputError(f"--replicas {config.replicas}: expected 1 or more")
     if config.predictor:

@@ -130,8 +130,8 @@ def test_a_port_that_is_taken_ends_it(shop: Workspace) -> None:
         port = server.getsockname()[1]
         with pytest.raises(InputError, match=rf"^--host 127.0.0.1 --port {port}: cannot listen there: Address already"):
             main(Serve(workspace=shop.uri, port=port))
-    with pytest.raises(InputError, match=r"^--host 127.0.0.1 --port 70000: cannot listen there"):
-        main(Serve(workspace=shop.uri, port=70000))
+    with pytest.raises(InputError, match=r"^--host no\.such\.host\.invalid --port 8000: cannot listen there"):
+        main(Serve(workspace=shop.uri, host="no.such.host.invalid"))
 
 
 def test_what_lets_nothing_through_is_refused(shop: Workspace) -> None:
@@ -139,6 +139,9 @@ def test_what_lets_nothing_through_is_refused(shop: Workspace) -> None:
         main(Serve(workspace=shop.uri, limits=Limits(batch_size=0)))
     with pytest.raises(InputError, match=r"^--limits.batch-wait -1: expected 0 or more"):
         main(Serve(workspace=shop.uri, limits=Limits(batch_wait=-1)))
+    for port in (0, 70000):
+        with pytest.raises(InputError, match=rf"^--port {port}: expected 1 to 65535"):
+            main(Serve(workspace=shop.uri, port=port))
     with pytest.raises(InputError, match=r"^--replicas 0: expected 1 or more"):
         main(Serve(workspace=shop.uri, replicas=0))
 

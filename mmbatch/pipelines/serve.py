@@ -153,9 +153,8 @@ def _require_free(host: str, port: int) -> None:
     try:
         with socket.create_server((host, port)):
             pass
-    except (OSError, OverflowError) as error:
-        what = getattr(error, "strerror", None) or error
-        raise InputError(f"--host {host} --port {port}: cannot listen there: {what}") from None
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: cannot listen there: {error.strerror}") from None
 
 
 def _position(checked: Checked) -> int:
