@@ -16,13 +16,16 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
 from mmbatch.endpoint import build_app
-from mmbatch.errors import InputError, MmbatchError
+from mmbatch.errors import InputError
 from mmbatch.image_access import ImageAccess
 from mmbatch.image_web import WebLimits
 from mmbatch.limits import Limits
 from mmbatch.models import Model, fetch_model
 from mmbatch.online import Answers, OnlinePredictor, Stored, together
-from mmbatch.pipelines.cluster import joined, processors, start_ray
+from mmbatch.pipelines.capacity import processors, require
+from mmbatch.pipelines.cluster import start_ray
+from mmbatch.pipelines.ray_failures import said_error
+from mmbatch.pipelines.resources import SERVE, Ask, joined, on_gpu
 from mmbatch.progress import say
 from mmbatch.source_types import Checked
 from mmbatch.taxonomy_history import TaxonomyHistory
@@ -100,7 +103,8 @@ def run(
 ) -> dict[str, Any]:
     """Serve until the process is told to end (SIGTERM, SIGINT); requests under way are answered before.
 
-    `InputError` where the models cannot be loaded, or nothing can listen at host and port.
+    `InputError` where the models cannot be loaded, or nothing can listen at host and port; `ClusterError` where there
+    is no room for the replicas.
     """
     stored = Stored.of(workspace, model)
     for part in (model, *stored.encoders, *filter(None, [stored.head])):
@@ -108,9 +112,11 @@ def run(
     if not joined():
         _require_free(host, port)
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", str(START_S))
-    start_ray()
+    start_ray(workspace)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    replica = _deployment(replicas, limits)
+    ask = on_gpu(SERVE, processors()[1])
+    require((ask, replicas))
+    replica = _deployment(replicas, limits, ask)
     history = TaxonomyHistory.read(workspace)
     address = f"http://{host}:{port}"
     try:
@@ -126,14 +132,14 @@ def run(
     return {"job": "serve", "predictor": history.identity(model.id), "address": address}
 
 
-def _deployment(replicas: int, limits: Limits) -> serve.Deployment:
+def _deployment(replicas: int, limits: Limits, ask: Ask) -> serve.Deployment:
     options = serve.deployment(
         name="predict",
         num_replicas=replicas,
         max_ongoing_requests=limits.waiting + SPARE,
         graceful_shutdown_timeout_s=limits.seconds,
         graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": 1, "num_gpus": min(1, processors()[1])},
+        ray_actor_options=ask.options,
         logging_config=LoggingConfig(log_level="ERROR", enable_access_log=False),
     )
     return options(Replica)
@@ -144,8 +150,7 @@ def _loaded(handle: Any) -> str:
     try:
         return str(handle.loaded.remote().result())
     except RayError as error:
-        cause = getattr(error, "cause", None)
-        raise cause if isinstance(cause, MmbatchError) else error from None
+        raise said_error(error, SERVE.stage) or error from None
 
 
 def _require_free(host: str, port: int) -> None:
