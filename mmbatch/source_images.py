@@ -18,7 +18,7 @@ from mmbatch.failpoints import reach_content
 from mmbatch.held_images import HeldImages
 from mmbatch.image_access import WEB, ImageAccess, scheme_of
 from mmbatch.image_files import READ_THREADS, result_of, start_reading
-from mmbatch.image_web import WebImages
+from mmbatch.image_web import WebImages, WebLimits
 from mmbatch.images import ImageError, check_image
 from mmbatch.isolation import KILLS_PROCESS, killers
 from mmbatch.source_text import Text, check_text, is_list
@@ -40,14 +40,20 @@ class ImageReader:
     """Fetches the images that the rows of one file refer to, many at the same time; a context manager."""
 
     def __init__(
-        self, access: ImageAccess, *, folder: str, isolate: bool = False, held: HeldImages | None = None
+        self,
+        access: ImageAccess,
+        *,
+        folder: str,
+        isolate: bool = False,
+        held: HeldImages | None = None,
+        web: WebLimits | None = None,
     ) -> None:
-        """`access` says what may be fetched; relative references start from `folder`.
+        """`access` says what may be fetched, and `web` for how long; relative references start from `folder`.
 
         `isolate` tries every image in a child process first: a process that worked on these rows has died. Web images
         that are `held` are not fetched again.
         """
-        self._access, self._folder, self._isolate, self._held = access, folder, isolate, held
+        self._access, self._folder, self._isolate, self._held, self._limits = access, folder, isolate, held, web
         self._web: WebImages | None = None
 
     def __enter__(self) -> Self:
@@ -78,7 +84,7 @@ class ImageReader:
         if scheme_of(uri) not in WEB:
             return uri, start_reading(uri, self._pool)
         if self._web is None:
-            self._web = self._stack.enter_context(WebImages(self._access))
+            self._web = self._stack.enter_context(WebImages(self._access, limits=self._limits))
         return uri, self._web.start(uri)
 
     def _locate(self, reference: str) -> _Located:

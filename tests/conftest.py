@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mmbatch.sample import write_sample
+from mmbatch.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = 500
@@ -64,6 +65,21 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but training and encoding does its tasks in this process, one after the other, without Ray."""
+    do_in_process(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A small workspace (`tests.published_shop`). Tests read it and leave it as it is."""
+    from tests.published_shop import publish_shop
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        do_in_process(monkeypatch)
+        return publish_shop(tmp_path_factory.mktemp("shop"))
+
+
+def do_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `in_process` is."""
     from mmbatch.pipelines import copy_vectors, extract, ingest, intake, predict, publish, replay, rollback
 
     for module in (copy_vectors, intake, predict, publish):

@@ -19,6 +19,7 @@ from mmbatch.fusion.head import build_head
 from mmbatch.models import Model, fetch_model, publish_model
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.ingest import ingest
+from mmbatch.schema import Modality
 from mmbatch.sources import Columns
 from mmbatch.workspace import Settings, Workspace
 from tests.encoders.conftest import WORDS
@@ -83,10 +84,11 @@ class Stored:
         """An untrained head over sequences, stored."""
         networks = {model.name: load_encoder(fetch_model(model)) for model in self.encoders}
         folder = self.photos / "head"
-        network(
-            {name: encoder.sequence_width for name, encoder in networks.items()},
-        ).save(folder)
-        card = {"encoders": [model.id for model in self.encoders], "sequences": True, "width": 2 * 12}
+        widths = {name: encoder.sequence_width for name, encoder in networks.items()}
+        made = network(widths, {name: encoder.modality for name, encoder in networks.items()})
+        made.save(folder)
+        width = made.classifier.in_features
+        card = {"encoders": [model.id for model in self.encoders], "sequences": True, "width": width}
         card |= {"training": {"level_weights": []}, "categories": ["even", "odd"]}
         files = sorted(path.name for path in folder.iterdir())
         return publish_model(
@@ -94,12 +96,12 @@ class Stored:
         )
 
 
-def network(widths: dict[str, int]) -> FusionHead:
+def network(widths: dict[str, int], modalities: dict[str, Modality]) -> FusionHead:
     torch.manual_seed(0)
     return build_head(
         kind="cross-attention",
         widths=widths,
-        modalities={"image": "image", "text": "text"},
+        modalities=modalities,
         classes=[2],
         blocks=1,
         heads=2,

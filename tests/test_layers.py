@@ -12,7 +12,13 @@ MODULES = sorted([*(ROOT / "mmbatch").rglob("*.py"), *(ROOT / "jobs").glob("*.py
 
 ALLOWED = {
     "ray": ("mmbatch/pipelines/",),
-    "torch": ("mmbatch/encoders/", "mmbatch/fusion/", "mmbatch/pipelines/", "mmbatch/predictor.py"),
+    "torch": (
+        "mmbatch/encoders/",
+        "mmbatch/fusion/",
+        "mmbatch/pipelines/",
+        "mmbatch/predictor.py",
+        "mmbatch/online.py",
+    ),
     "timm": ("mmbatch/encoders/",),
     "transformers": ("mmbatch/encoders/",),
     "lightgbm": (
@@ -23,6 +29,7 @@ ALLOWED = {
     ),
     "deltalake": ("mmbatch/tables.py",),
     "matplotlib": ("mmbatch/reports/",),
+    "fastapi": ("mmbatch/endpoint.py", "mmbatch/pipelines/serve.py"),
     "cleanlab": ("mmbatch/label_noise.py",),
     "mmbatch.pipelines": ("mmbatch/pipelines/", "jobs/"),
     "mmbatch.presets": ("mmbatch/presets/", "jobs/"),

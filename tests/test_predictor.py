@@ -12,7 +12,7 @@ from mmbatch.fusion.head import ConcatenationHead, CrossAttentionHead
 from mmbatch.fusion.late import LateFusion
 from mmbatch.fusion.levels import Levels
 from mmbatch.fusion.taxonomy import Taxonomy
-from mmbatch.pipelines.predict import TOP_K, prediction_table
+from mmbatch.prediction_rows import TOP_K, prediction_table
 from mmbatch.predictor import EncoderPart, Predictor, Scorer
 from mmbatch.taxonomy_history import TaxonomyHistory
 from tests.made_predictor import predictor_of

@@ -24,7 +24,7 @@ from mmbatch.fusion.fused import joined_embeddings
 from mmbatch.fusion.head import load_head
 from mmbatch.models import Model, fetch_model
 from mmbatch.pipelines.encode_units import Clock, loaded_encoder
-from mmbatch.pipelines.product_inputs import ProductContents, ProductInputs
+from mmbatch.product_inputs import ProductContents, ProductInputs
 from mmbatch.stale import Unit, hashes_of
 from mmbatch.storage import storage_errors
 from mmbatch.tables import FileEntry

@@ -112,6 +112,9 @@ WORDS = Ask(stage="words", memory=TASK_MEMORY)
 LENGTHS = Ask(stage="lengths", cpus=0.5)
 """Tokenises texts to measure them: two on a processor, as each also waits for its bucket."""
 
+SERVE = Ask(stage="serve", name="replica", memory=3 * GIB // 2)
+"""All models, and the batches that go through them: 1.1 GiB with small ones."""
+
 STRESS = Ask(stage="stress", memory=3 * GIB // 2)
 """One encoder, and one bucket's vectors and texts."""
 

@@ -26,9 +26,9 @@ from mmbatch.pipelines.capacity import processors
 from mmbatch.pipelines.cluster import stream
 from mmbatch.pipelines.encode_units import loaded_encoder
 from mmbatch.pipelines.extract import together
-from mmbatch.pipelines.product_inputs import ProductContents
 from mmbatch.pipelines.resources import STRESS, on_gpu
 from mmbatch.pipelines.rows import by_bucket
+from mmbatch.product_inputs import ProductContents
 
 PRODUCTS = 256
 """Products whose sequences are held at a time."""

@@ -17,8 +17,8 @@ from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.metrics import UNSCORED, f1_scores
 from mmbatch.pipelines.extract import store_of
 from mmbatch.pipelines.ingest import ingest
-from mmbatch.pipelines.predict import prediction_table
 from mmbatch.pipelines.stress import draw, predicted, read_features, score, variants, without_descriptions
+from mmbatch.prediction_rows import prediction_table
 from mmbatch.predictor import EncoderPart, Features, Predictor, Scorer
 from mmbatch.reports.evaluation import StressRow
 from mmbatch.sources import Columns
