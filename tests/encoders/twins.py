@@ -28,7 +28,7 @@ def write_camembert(folder: Path, words: list[str], *, positions: int = 34) -> N
     special = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
     pieces = ["▁", ".", *(f"▁{word}" for word in words), *"abcdefghijklmnopqrstuvwxyz"]
     vocabulary = [(piece, -float(rank)) for rank, piece in enumerate([*special, *pieces, "<mask>"])]
-    CamembertTokenizer(vocab=vocabulary, model_max_length=512).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    CamembertTokenizer(vocab=vocabulary, model_max_length=512).save_pretrained(folder)
     config = CamembertConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
@@ -42,7 +42,7 @@ def write_camembert(folder: Path, words: list[str], *, positions: int = 34) -> N
         eos_token_id=6,
     )
     torch.manual_seed(1)
-    CamembertForMaskedLM(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    CamembertForMaskedLM(config).save_pretrained(folder)
 
 
 def write_flaubert(folder: Path, *, width: int = 32, layers: int = 2, positions: int = 30) -> None:
@@ -55,7 +55,7 @@ def write_flaubert(folder: Path, *, width: int = 32, layers: int = 2, positions:
         max_position_embeddings=positions,
     )
     torch.manual_seed(2)
-    FlaubertWithLMHeadModel(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    FlaubertWithLMHeadModel(config).save_pretrained(folder)
     ids = {token: number for number, token in enumerate(FLAUBERT_VOCABULARY)}
     (folder / "vocab.json").write_text(json.dumps(ids))
     (folder / "merges.txt").write_text("".join(f"{merge}\n" for merge in FLAUBERT_MERGES))

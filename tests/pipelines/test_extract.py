@@ -70,7 +70,7 @@ def store_products(workspace: Workspace, rows: list[dict[str, Any]]) -> dict[str
 def publish(workspace: Workspace, encoder: Encoder, name: str, folder: Path) -> Model:
     folder.mkdir(parents=True)
     encoder.eval().save(folder)
-    card = {"modality": encoder.modality, "width": encoder.width, "metrics": {}}
+    card: dict[str, Any] = {"modality": encoder.modality, "width": encoder.width, "metrics": {}}
     files = [path.name for path in folder.iterdir()]
     return publish_model(workspace, kind="encoder", name=name, folder=folder, identity=files, recipe=name, card=card)
 

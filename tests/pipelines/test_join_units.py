@@ -83,7 +83,8 @@ def expected(stored: Stored, head: Model, number: int, parts: Sequence[str] = ("
 def embeddings(stored: Stored, head: Model) -> dict[str, np.ndarray]:
     """By product, as a reader finds them."""
     catalog = Catalog(workspace=stored.workspace).pinned()
-    contents, found = together(catalog, stored.encoders), {}
+    contents = together(catalog, stored.encoders)
+    found: dict[Any, Any] = {}
     for bucket in range(BUCKETS):
         keys = contents.parts(bucket)
         text, image = (keys[name].combine_chunks() for name in ("text_hash", "image_hash"))
