@@ -84,7 +84,7 @@ def embeddings(stored: Stored, head: Model) -> dict[str, np.ndarray]:
     """By product, as a reader finds them."""
     catalog = Catalog(workspace=stored.workspace).pinned()
     contents = together(catalog, stored.encoders)
-    found: dict[Any, Any] = {}
+    found: dict[str, np.ndarray] = {}
     for bucket in range(BUCKETS):
         keys = contents.parts(bucket)
         text, image = (keys[name].combine_chunks() for name in ("text_hash", "image_hash"))
