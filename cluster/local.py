@@ -112,10 +112,10 @@ class Cluster:
         (self.state / "ray").symlink_to(folder)
         address = f"http://127.0.0.1:{dashboard}"
         known = {"RAY_API_SERVER_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        head = ["--head", "--port=0", f"--temp-dir={folder}", "--disable-usage-stats", "--num-cpus=0"]
+        head = ["--head", "--port=0", "--disable-usage-stats", "--num-cpus=0"]
         head += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
         self._wait([self._node("head", head, known)])
-        gcs = (folder / "ray_current_cluster").read_text().strip()
+        gcs = (folder / "head" / "ray_current_cluster").read_text().strip()
         worker = [f"--address={gcs}", f"--num-cpus={(os.cpu_count() or 1) // 2 + 1}"]
         self._wait([self._node(name, worker, known) for name in NODES if name != "head"])
         (self.state / "env").write_text(
@@ -128,7 +128,9 @@ class Cluster:
         environment |= {MARK: str(self.state.resolve()), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
         environment["PATH"] = f"{tools}{os.pathsep}{os.environ['PATH']}"  # a job's `python` is this one
         command = [str(tools / "ray"), "start", "--block", f"--node-ip-address={NODES[name]}", *flags]
+        command += [f"--temp-dir={(self.state / 'ray').resolve() / name}"]  # one for all makes nodes race for sockets
         command += [f"--object-store-memory={STORE_BYTES}", "--dashboard-agent-listen-port=0", "--log-color=false"]
+        command += ["--include-log-monitor=false"]  # jobs do not ask for what their workers print
         with log.open("wb") as output:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
@@ -139,7 +141,7 @@ class Cluster:
         for node, log in nodes:
             while b"--block" not in log.read_bytes():
                 if node.poll() is not None or time.monotonic() > deadline:
-                    raise MmbatchError(f"{log.stem} did not start: {log.read_text()[-500:]}")
+                    raise MmbatchError(f"{log.stem} did not start: {_last_line(log)}")
                 time.sleep(0.05)
 
 
@@ -148,6 +150,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _last_line(file: Path) -> str:
+    return next((line for line in reversed(file.read_text().splitlines()) if line.strip()), "it said nothing")
 
 
 def _session(pid: int) -> int | None:

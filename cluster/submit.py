@@ -14,6 +14,7 @@ failure, among them `ray job stop`; 5 the cluster refused, or could not be reach
 import argparse
 import asyncio
 import hashlib
+import logging
 import shlex
 import sys
 import time
@@ -134,6 +135,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="run it again where it has ended today")
     parser.add_argument("command", nargs="+", help="python -m jobs.NAME and its flags, after --")
     flags = parser.parse_args()
+    logging.disable(logging.WARNING)  # Ray's client tells every file that it does not upload
     name = "the job"
     try:
         client = JobSubmissionClient()

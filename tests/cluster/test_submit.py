@@ -200,7 +200,7 @@ def test_a_night_that_is_submitted_twice_runs_once_and_reads_well(
 def test_what_is_uploaded_is_the_code_and_nothing_else(cluster: Cluster, base: Path) -> None:
     [job] = jobs_of(cluster, base)
     package = Path(job["runtime_env"]["working_dir"]).stem
-    [unpacked] = (cluster.state / "ray").resolve().glob(f"session_2*/runtime_resources/working_dir_files/{package}")
+    [unpacked] = (cluster.state / "ray").glob(f"head/session_2*/runtime_resources/working_dir_files/{package}")
     found = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     assert {name for name in found if "__pycache__" not in name} == code_files(ROOT)
 
