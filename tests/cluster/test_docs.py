@@ -46,7 +46,7 @@ def test_the_time_to_end_that_the_page_promises_is_the_one_that_is_set(productio
     head = one(production, "RayCluster", "mmbatch")["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     seconds = {each["name"]: each["value"] for each in head["env"]}["RAY_JOB_STOP_WAIT_TIME_S"]
     assert f"within {seconds} s" in PAGE
-    assert STOP_S == int(seconds)
+    assert int(seconds) == STOP_S
     assert f"otherwise; {STOP_S} s here" in PAGE
 
 
