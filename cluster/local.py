@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ STORE_BYTES = 256 << 20
 STOP_S = 45
 """Between `ray job stop`'s SIGTERM and its SIGKILL, as in cluster/kuberay."""
 
-START_S = 120.0
+START_S = 180.0
 END_S = 20.0
 """Patience with nodes that are asked to end, before they are killed."""
 
@@ -114,35 +114,42 @@ class Cluster:
         known = {"RAY_API_SERVER_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         head = ["--head", "--port=0", "--disable-usage-stats", "--num-cpus=0"]
         head += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-        self._wait([self._node("head", head, known)])
+        self._start_nodes({"head": head}, known)
         gcs = (folder / "head" / "ray_current_cluster").read_text().strip()
         worker = [f"--address={gcs}", f"--num-cpus={(os.cpu_count() or 1) // 2 + 1}"]
-        self._wait([self._node(name, worker, known) for name in NODES if name != "head"])
+        self._start_nodes({name: worker for name in NODES if name != "head"}, known)
         (self.state / "env").write_text(
             "".join(f"export {name}={shlex.quote(value)}\n" for name, value in known.items())
         )
 
-    def _node(self, name: str, flags: Sequence[str], known: dict[str, str]) -> tuple[subprocess.Popen[bytes], Path]:
-        tools, log = Path(sys.executable).parent, self.state / f"{name}.log"
-        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | known
+    def _start_nodes(self, flags: Mapping[str, Sequence[str]], known: Mapping[str, str]) -> None:
+        """Side by side; where Ray gives one up, after 30 s, which a busy machine may need, once more."""
+        starting = {name: self._node(name, flags[name], known) for name in flags}
+        deadline = time.monotonic() + START_S
+        while starting:
+            for name, node in [*starting.items()]:
+                said, late = (self.state / f"{name}.log").read_text(), time.monotonic() > deadline
+                if "--block" in said:
+                    del starting[name]
+                elif node.poll() is not None and "timed out during startup" in said and not late:
+                    starting[name] = self._node(name, flags[name], known)
+                elif node.poll() is not None or late:
+                    raise MmbatchError(f"{name} did not start: {_last_line(said)}")
+            time.sleep(0.05)
+
+    def _node(self, name: str, flags: Sequence[str], known: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        tools = Path(sys.executable).parent
+        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | dict(known)
         environment |= {MARK: str(self.state.resolve()), "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
         environment["PATH"] = f"{tools}{os.pathsep}{os.environ['PATH']}"  # a job's `python` is this one
         command = [str(tools / "ray"), "start", "--block", f"--node-ip-address={NODES[name]}", *flags]
         command += [f"--temp-dir={(self.state / 'ray').resolve() / name}"]  # one for all makes nodes race for sockets
         command += [f"--object-store-memory={STORE_BYTES}", "--dashboard-agent-listen-port=0", "--log-color=false"]
         command += ["--include-log-monitor=false"]  # jobs do not ask for what their workers print
-        with log.open("wb") as output:
+        with (self.state / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
-            ), log
-
-    def _wait(self, nodes: Sequence[tuple[subprocess.Popen[bytes], Path]]) -> None:
-        deadline = time.monotonic() + START_S
-        for node, log in nodes:
-            while b"--block" not in log.read_bytes():
-                if node.poll() is not None or time.monotonic() > deadline:
-                    raise MmbatchError(f"{log.stem} did not start: {_last_line(log)}")
-                time.sleep(0.05)
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
 
 
 def free_port() -> int:
@@ -152,8 +159,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _last_line(file: Path) -> str:
-    return next((line for line in reversed(file.read_text().splitlines()) if line.strip()), "it said nothing")
+def _last_line(said: str) -> str:
+    return next((line for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
 
 
 def _session(pid: int) -> int | None:
