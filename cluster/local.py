@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbatch.drill.local_ray import kill, processes
@@ -51,6 +51,8 @@ class Cluster:
     """The cluster whose state is in a folder."""
 
     state: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list, compare=False, repr=False)
+    """Nodes that are children of this process."""
 
     def processes(self) -> list[int]:
         """All living processes of this cluster: whatever is in a session with one that bears its mark."""
@@ -90,6 +92,8 @@ class Cluster:
                 for pid in found:
                     kill(pid)
             time.sleep(0.1)
+        while self.started:
+            self.started.pop().wait()
         if self.state.exists():
             shutil.rmtree((self.state / "ray").resolve(), ignore_errors=True)
             shutil.rmtree(self.state)
@@ -147,9 +151,12 @@ class Cluster:
         command += [f"--object-store-memory={STORE_BYTES}", "--dashboard-agent-listen-port=0", "--log-color=false"]
         command += ["--include-log-monitor=false"]  # jobs do not ask for what their workers print
         with (self.state / f"{name}.log").open("wb") as log:
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            self.started.append(
+                subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+                )
             )
+        return self.started[-1]
 
 
 def free_port() -> int:
