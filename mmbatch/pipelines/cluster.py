@@ -45,6 +45,7 @@ def start_ray() -> None:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_LOGGING", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core reports its own restart policy as errors
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     failpoints = {name: os.environ[name] for name in (VARIABLE, LOG) if name in os.environ}
     environment = {"env_vars": ALLOCATOR | {"TOKENIZERS_PARALLELISM": "false"} | failpoints}
@@ -52,7 +53,6 @@ def start_ray() -> None:
     if joined():
         ray.init(runtime_env=environment, **quiet)
     else:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core reports its own restart policy as errors
         ray.init(
             address="local",
             num_cpus=(os.cpu_count() or 1) + LOCAL_SPARE_CPUS,

@@ -51,9 +51,9 @@ def jobs_of(cluster: Cluster, workspace: object) -> list[dict[str, Any]]:
     return sorted(found, key=lambda job: job["start_time"])
 
 
-def wait_until(there: Callable[[], bool], *, what: str) -> None:
-    """Look until it is so; `AssertionError` when it has not come."""
+def wait_while(left: Callable[[], Any]) -> None:
+    """Look until nothing is left; `AssertionError` that says what, when it does not go."""
     deadline = time.monotonic() + PATIENCE_S
-    while not there():
-        assert time.monotonic() < deadline, f"not after {PATIENCE_S:.0f} s: {what}"
+    while found := left():
+        assert time.monotonic() < deadline, f"after {PATIENCE_S:.0f} s: {found}"
         time.sleep(0.1)

@@ -13,7 +13,7 @@ import pytest
 from cluster.local import MARK, NODES, Cluster
 from mmbatch.drill.local_ray import processes
 from mmbatch.errors import MmbatchError
-from tests.cluster.running import ROOT, asked, wait_until
+from tests.cluster.running import ROOT, asked, wait_while
 
 COMMAND = [sys.executable, "-m", "cluster.local"]
 
@@ -37,7 +37,7 @@ def test_down_ends_what_bears_the_mark_and_nothing_else(tmp_path: Path) -> None:
         for name in ("a", "b")
     )
     cluster = Cluster(tmp_path / "a")
-    wait_until(lambda: len(processes(session=ours.pid)) == 2, what="a child")
+    wait_while(lambda: len(processes(session=ours.pid)) < 2)
     assert sorted(cluster.processes()) == sorted(processes(session=ours.pid))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cluster.local.END_S", 0.5)
