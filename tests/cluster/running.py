@@ -37,10 +37,11 @@ def ray_job(cluster: Cluster, *command: object) -> subprocess.CompletedProcess[s
     return run(cluster, [str(Path(sys.executable).with_name("ray")), "job", *map(str, command)])
 
 
-def asked(cluster: Cluster, path: str = "") -> Any:
-    """What the cluster's API says of its jobs, or of one."""
+def asked(cluster: Cluster, path: str = "", *, method: str = "GET") -> Any:
+    """What the cluster's API says of its jobs, or of one; sooner than Ray's command line has started."""
     token = Path(cluster.environment()["RAY_AUTH_TOKEN_PATH"]).read_text()
-    request = Request(f"{cluster.address()}/api/jobs/{path}", headers={"Authorization": f"Bearer {token}"})
+    headers = {"Authorization": f"Bearer {token}"}
+    request = Request(f"{cluster.address()}/api/jobs/{path}", headers=headers, method=method)
     with urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
