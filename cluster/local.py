@@ -39,7 +39,7 @@ STOP_S = 45
 """Between `ray job stop`'s SIGTERM and its SIGKILL, as in cluster/kuberay."""
 
 START_S = 180.0
-END_S = 20.0
+END_S = 8.0
 """Patience with nodes that are asked to end, before they are killed."""
 
 MARK = "MMBATCH_CLUSTER"
