@@ -5,10 +5,22 @@ BIN := $(VENV)/bin
 WORKSPACE ?= demo
 KILLS ?= 300
 
-.PHONY: demo test test-slow test-jobs test-training s3-server test-s3 test-nodes drill check clean
+.PHONY: demo cluster-up cluster-demo cluster-down test test-slow test-jobs test-cluster test-training s3-server test-s3 \
+	test-nodes drill check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m jobs.pipeline --workspace $(WORKSPACE)
+
+# A Ray cluster of three nodes on this machine, beside any other Ray; what is known of it is in .cluster/.
+cluster-up: $(VENV)/.runtime
+	$(BIN)/python -m cluster.local up
+
+cluster-demo: cluster-up
+	. .cluster/env && $(BIN)/ray job submit --working-dir . -- \
+		python -m jobs.pipeline --workspace "$(CURDIR)/demo-cluster"
+
+cluster-down: $(VENV)/.runtime
+	$(BIN)/python -m cluster.local down
 
 test: $(VENV)/.develop
 	$(BIN)/python -m pytest -m "not slow"
@@ -25,6 +37,10 @@ test-training: $(VENV)/.develop
 test-jobs: $(VENV)/.develop
 	$(BIN)/python -m pytest -m slow tests/test_job_nightly.py tests/pipelines/test_retrain.py tests/test_job_images.py \
 		tests/test_other_catalogs.py
+
+# Jobs that are submitted to a cluster of three nodes on this machine, and that cluster.
+test-cluster: $(VENV)/.develop
+	$(BIN)/python -m pytest -m slow tests/cluster/test_local_cluster.py tests/cluster/test_submit.py
 
 # Ceph's RADOS gateway: a real object store, which the tests start for themselves and remove after. Needs root.
 s3-server:
@@ -61,4 +77,5 @@ $(VENV)/.develop: $(VENV)/.runtime tests/requirements.txt tests/kubectl.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache
+	test ! -e .cluster || $(BIN)/python -m cluster.local down
+	rm -rf $(VENV) demo demo-cluster .mypy_cache .ruff_cache .pytest_cache

@@ -82,10 +82,10 @@ def processes(*, session: int) -> list[int]:
     return [pid for pid in pids if _session(pid) == session]
 
 
-def kill(pid: int) -> bool:
-    """SIGKILL; False when there is no such process any more."""
+def kill(pid: int, number: int = signal.SIGKILL) -> bool:
+    """Send SIGKILL, or another signal; False when there is no such process any more."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return False
     return True

@@ -50,6 +50,7 @@ def _start() -> None:
     os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_LOGGING", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core reports its own restart policy as errors
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     failpoints = {name: os.environ[name] for name in (VARIABLE, LOG) if name in os.environ}
     environment = {"env_vars": ALLOCATOR | {"TOKENIZERS_PARALLELISM": "false"} | failpoints}
@@ -57,7 +58,6 @@ def _start() -> None:
     if joined():
         join(environment, **quiet)
     else:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core reports its own restart policy as errors
         ray.init(
             address="local",
             num_cpus=(os.cpu_count() or 1) + LOCAL_SPARE_CPUS,

@@ -3,6 +3,7 @@ import shlex
 
 import pytest
 
+from cluster.local import STOP_S
 from tests.cluster.checks import documented_secrets, odd_command
 from tests.cluster.rendering import KUBERAY, ROOT, Manifest, one
 
@@ -11,7 +12,7 @@ COMMANDS = re.sub(r"\\\n\s+", "", "\n".join(re.findall(r"^```sh\n(.*?)^```", PAG
 
 
 def test_files_that_the_page_names_are_there() -> None:
-    named = {*re.findall(r"\bcluster/[\w./-]+", COMMANDS)} - {"cluster/kuberay/overlays/ours"}
+    named = {*re.findall(r"(?<![\w.])cluster/[\w./-]+", COMMANDS)} - {"cluster/kuberay/overlays/ours"}
     assert {"cluster/aws.yaml", "cluster/kuberay/overlays/production", "cluster/object-store.env"} == named
     assert [name for name in named if not (ROOT / name).exists()] == []
 
@@ -27,7 +28,7 @@ def test_objects_that_the_page_names_are_there(production: list[Manifest], kind:
 
 def test_jobs_that_the_page_submits_are_jobs() -> None:
     submitted = re.findall(r"-- (python -m .*)", COMMANDS)
-    assert len(submitted) == 2
+    assert len(submitted) == 4
     assert [wrong for command in submitted for wrong in odd_command(shlex.split(command, comments=True))] == []
 
 
@@ -45,3 +46,12 @@ def test_the_time_to_end_that_the_page_promises_is_the_one_that_is_set(productio
     head = one(production, "RayCluster", "mmbatch")["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     seconds = {each["name"]: each["value"] for each in head["env"]}["RAY_JOB_STOP_WAIT_TIME_S"]
     assert f"within {seconds} s" in PAGE
+    assert int(seconds) == STOP_S
+    assert f"otherwise; {STOP_S} s here" in PAGE
+
+
+def test_targets_that_the_page_makes_are_there() -> None:
+    made = re.findall(r"^make (\S+)", COMMANDS, re.MULTILINE)
+    assert made == ["cluster-up", "cluster-demo", "cluster-down"]
+    rules = (ROOT / "Makefile").read_text()
+    assert [target for target in made if not re.search(rf"^{target}:", rules, re.MULTILINE)] == []
