@@ -58,10 +58,10 @@ def check_nodes(uri: str, settings: Settings) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
     asked = {_probe_on(node["NodeID"]).remote(uri, settings): node["NodeManagerAddress"] for node in nodes}
     answers, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PROBE_S)
-    reasons = {asked[answer]: _reason(answer) for answer in answers}
-    reasons |= {asked[answer]: f"no answer within {PROBE_S:.0f} s" for answer in silent}
-    if bad := {node: reason for node, reason in reasons.items() if reason}:
-        node, reason = min(bad.items())
+    reasons = [(asked[answer], _reason(answer)) for answer in answers]
+    reasons += [(asked[answer], f"no answer within {PROBE_S:.0f} s") for answer in silent]
+    if bad := [(node, reason) for node, reason in reasons if reason]:
+        node, reason = min(bad)
         others = f", nor can {len(bad) - 1} more" if len(bad) > 1 else ""
         raise ClusterError(
             f"--workspace {uri}: the node {node} cannot read it{others}: {reason}; expected an object store that"

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import ray
-import ray.autoscaler._private.fake_multi_node as fake
-import yaml
 
 from mmbatch.drill.local_ray import kill, processes
 from mmbatch.errors import ClusterError
@@ -24,15 +22,37 @@ pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
 
 START_S = 120.0
 WORKER = {"resources": {"CPU": 1, "GPU": 1, "memory": 8 * GIB}, "node_config": {}, "min_workers": 0, "max_workers": 1}
+CONFIG = {
+    "cluster_name": "processes",
+    "max_workers": 2,
+    "idle_timeout_minutes": 5,
+    "upscaling_speed": 1,
+    "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True},
+    "auth": {},
+    "docker": {},
+    "file_mounts": {},
+    "cluster_synced_files": [],
+    "file_mounts_sync_continuously": False,
+    "initialization_commands": [],
+    "setup_commands": [],
+    "head_setup_commands": [],
+    "worker_setup_commands": [],
+    "head_start_ray_commands": [],
+    "worker_start_ray_commands": [],
+    "head_node_type": "ray.head.default",
+    "head_node": {},
+    "worker_nodes": {},
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "gpu": WORKER,
+    },
+}
 
 
 @pytest.fixture
 def autoscaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A head without processors, that may have one machine with a GPU."""
-    config = yaml.safe_load((Path(fake.__file__).parent / "example.yaml").read_text())
-    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
-    config["available_node_types"] = {"gpu": WORKER, "ray.head.default": head}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--port=0", "--num-cpus=0"]
     command += [f"--autoscaling-config={tmp_path / 'config.json'}", "--include-dashboard=false"]

@@ -125,18 +125,14 @@ def large(size: int) -> bytes:
     return b"1" * size
 
 
-def test_a_task_that_memory_never_suffices_for(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """On a machine that is always short of memory, Ray ends whoever works, as often as it is told."""
+def test_a_task_that_memory_never_suffices_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is always short of memory, Ray ends whoever works, and by itself would for ever."""
     with cluster_of(monkeypatch, memory_usage_threshold=0.0, memory_monitor_refresh_ms=100):
         start_ray()
         with pytest.raises(
             ClusterError, match=r"^fit: a node ran out of memory, also when this was tried 2 more times"
         ):
             run_task(endless)
-    said = capfd.readouterr().err
-    assert [f"{left} oom retries remaining" in said for left in (3, 2, 1)] == [False, True, True]
 
 
 def endless() -> None:
