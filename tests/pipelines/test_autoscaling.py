@@ -16,12 +16,12 @@ from mmbatch.errors import ClusterError
 from mmbatch.pipelines import capacity
 from mmbatch.pipelines.capacity import machines, require
 from mmbatch.pipelines.cluster import start_ray
-from mmbatch.pipelines.resources import GIB, TRAIN, on_gpu
+from mmbatch.pipelines.resources import Ask
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
 
 START_S = 120.0
-WORKER = {"resources": {"CPU": 1, "GPU": 1, "memory": 8 * GIB}, "node_config": {}, "min_workers": 0, "max_workers": 1}
+WORKER = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1}
 CONFIG = {
     "cluster_name": "processes",
     "max_workers": 2,
@@ -88,7 +88,8 @@ def test_machines_that_the_autoscaler_brings_are_waited_for_and_no_others(monkey
     said: list[str] = []
     monkeypatch.setattr(capacity, "say", said.append)
     monkeypatch.setattr(capacity, "INTERVAL_S", 0.5)
-    worker = on_gpu(TRAIN, 1)
+    monkeypatch.setattr(capacity, "GROW_S", 120.0)
+    worker = Ask(stage="train", name="worker", gpus=1)  # the fake machines have no memory to ask for
     assert len(machines()) == 1
     require((worker, 1))
     assert len(machines()) == 2
