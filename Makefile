@@ -38,9 +38,11 @@ test-jobs: $(VENV)/.develop
 	$(BIN)/python -m pytest -m slow tests/test_job_nightly.py tests/pipelines/test_retrain.py tests/test_job_images.py \
 		tests/test_other_catalogs.py
 
-# Jobs that are submitted to a cluster of three nodes on this machine, and that cluster.
+# Jobs that are submitted to a cluster of three nodes on this machine; what stages ask of a cluster, what it lacks, and
+# what it counts.
 test-cluster: $(VENV)/.develop
-	$(BIN)/python -m pytest -m slow tests/cluster/test_local_cluster.py tests/cluster/test_submit.py
+	$(BIN)/python -m pytest -m slow tests/cluster tests/pipelines/test_capacity.py tests/pipelines/test_autoscaling.py \
+		tests/pipelines/test_cluster_errors.py tests/pipelines/test_metrics.py
 
 # Ceph's RADOS gateway: a real object store, which the tests start for themselves and remove after. Needs root.
 s3-server:

@@ -18,7 +18,7 @@ from mmbatch.pipelines.capacity import machines, require
 from mmbatch.pipelines.cluster import start_ray
 from mmbatch.pipelines.resources import Ask
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:ray")]
 
 START_S = 120.0
 WORKER = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1}
@@ -82,7 +82,6 @@ def address_in(log: Path) -> str:
     return text.partition("--address='")[2].partition("'")[0]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("autoscaling")
 def test_machines_that_the_autoscaler_brings_are_waited_for_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []

@@ -17,7 +17,7 @@ from mmbatch.pipelines.delivery import through_actors
 from mmbatch.pipelines.resources import MERGE, TRAIN, Ask, on_gpu
 from mmbatch.pipelines.training_run import crew_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:ray")]
 
 STORE_BYTES = 100 << 20
 UNITS = 40

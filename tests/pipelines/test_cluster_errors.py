@@ -27,7 +27,7 @@ from mmbatch.workspace import Settings, Workspace
 from tests.conftest import run_job
 
 SETTINGS = Settings(preset="sample", level=1, seed=0, buckets=4)
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:ray")]
 
 STORE_BYTES = 100 << 20
 START_S = 60.0
@@ -79,7 +79,6 @@ def test_no_cluster_at_the_address_ends_the_job_with_2(tmp_path: Path, sample_fi
     assert "Connection refused" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_something_else_at_the_address_is_noticed_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("", 0)) as server:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
@@ -168,7 +167,6 @@ def stuck(unit: dict[str, Any]) -> list[dict[str, Any]]:
     return [unit]
 
 
-@pytest.mark.slow
 def test_a_stream_in_which_nothing_moves_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     start_ray()

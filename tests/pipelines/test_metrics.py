@@ -111,6 +111,7 @@ def night(finished: Finished, sample_file: Path, tmp_path_factory: pytest.TempPa
     return Night(json.loads(done.stdout), done.stderr.splitlines(), found, dict(added), seconds)
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_the_ledger(night: Night) -> None:
     counts = night.entry["counts"]
     read, encoded, predicted = counts["ingest"], counts["extract"], counts["products"]
@@ -125,6 +126,7 @@ def test_rows_are_those_of_the_ledger(night: Night) -> None:
     assert sum(amount for (stage, _), amount in expected.items() if stage == "ingest") == read["rows"]
 
 
+@pytest.mark.slow
 def test_quarantine_changes_and_the_night_are_those_of_the_ledger(night: Night) -> None:
     counts = night.entry["counts"]
     found = Counter(counts["ingest"]["reasons"]) + Counter(counts["ingest"]["part_reasons"])
@@ -141,6 +143,7 @@ def test_quarantine_changes_and_the_night_are_those_of_the_ledger(night: Night) 
     assert time.time() - 600 < ended < time.time()
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_files(night: Night) -> None:
     found = {table: amount for (table,), amount in night.exported["mmbatch_written_bytes_total"].items()}
     assert found.pop("staged") > 0  # which are gone when they are published
@@ -149,6 +152,7 @@ def test_bytes_are_those_of_the_files(night: Night) -> None:
     assert {"catalog", "quarantine", "features", "predictions", "changes"} <= {*found}
 
 
+@pytest.mark.slow
 def test_seconds_and_steps(night: Night) -> None:
     seconds = {stage: amount for (stage,), amount in night.exported["mmbatch_stage_seconds_total"].items()}
     timings = night.entry["counts"]["timings"]
@@ -163,6 +167,7 @@ def test_seconds_and_steps(night: Night) -> None:
     assert night.exported.get("mmbatch_encoder_wait_seconds_total", {}).get(("extract",), 0.0) < night.seconds
 
 
+@pytest.mark.slow
 def test_every_line_of_the_night_is_json_and_names_its_run(night: Night) -> None:
     said = [json.loads(line) for line in night.lines if not line.startswith("[")]  # that is Ray's core
     jobs = {line["job"]: line["run"] for line in said}
