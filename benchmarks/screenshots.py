@@ -65,7 +65,9 @@ def _take(product: str, out: Path) -> None:
         page.get_by_text("Orange regions").wait_for()
         page.get_by_role("heading", name="The models, side by side").evaluate("one => one.scrollIntoView()")
         page.mouse.wheel(0, -80)
+        page.set_viewport_size({"width": SIZE[0], "height": 3 * SIZE[1] // 2})  # down to the words
         _keep(page, out / "app-try.png")
+        page.set_viewport_size({"width": SIZE[0], "height": SIZE[1]})
         page.get_by_role("link", name="Review").click()
         page.get_by_role("button", name="Wrong").click()
         page.get_by_text("Another category").wait_for()
@@ -77,7 +79,7 @@ def _keep(page: Page, file: Path) -> None:
     """What the page shows when it is drawn, in few colours: a small file."""
     page.wait_for_timeout(1500)  # charts grow into place
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    picture = picture.resize((WIDTH, WIDTH * SIZE[1] // SIZE[0]), Image.Resampling.LANCZOS)
+    picture = picture.resize((WIDTH, WIDTH * picture.height // picture.width), Image.Resampling.LANCZOS)
     picture.quantize(192).save(file, optimize=True)
     print(f"{file}: {file.stat().st_size:,} bytes")
 

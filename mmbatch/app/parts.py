@@ -49,7 +49,7 @@ def bars(rows: pd.DataFrame, name: str, value: str, *, alternative: str, colours
             y=alt.Y(f"{name}:N", title=None, sort=None, axis=labels),
             tooltip=[name, alt.Tooltip(f"{value}:Q", format=",.4~g")],
         )
-        .properties(height=26 * len(rows) + (110 if colours else 70))
+        .properties(height=28 * len(rows) + (170 if colours else 80))
     )
     st.altair_chart(chart if colours is None else chart.encode(color=colours), alt=alternative)
 

@@ -40,7 +40,7 @@ def _product(row: Mapping[str, Any], author: str) -> None:
     known = choices(workspace(), predictor())
     left, right = st.columns([1, 2])
     with left:
-        picture(pictures_of(browser().catalog, rows)[row["product_id"]], product["title"] or "product")
+        picture(pictures_of(browser().catalog, rows)[row["product_id"]], product["title"] or "product", width=240)
     with right:
         _described(product, row)
         st.subheader(f"Is it {plain(asked)}?" if asked else "What is it?")

@@ -89,6 +89,14 @@ class Visit:
         field.fill(text)
         field.blur()
 
+    def choose(self, label: str, option: str) -> None:
+        """An option of a list, by keys, which no animation moves away."""
+        field = self.page.get_by_role("combobox", name=label, exact=True)
+        field.fill(option)
+        self.page.get_by_role("option", name=option, exact=True).wait_for()
+        field.press("Enter")
+        self.settled()
+
     def click(self, name: str) -> None:
         """A button by its name; wait for what it does."""
         self.page.get_by_role("button", name=name).first.click()

@@ -125,11 +125,9 @@ def test_products_are_found_by_words_and_by_id(visit: Visit, workspace: Workspac
 
 def test_filters_choose_products(visit: Visit) -> None:
     visit.page.get_by_text("Filters", exact=True).click()
-    visit.page.get_by_label("Label", exact=True).click()
-    visit.page.get_by_role("option", name="Without a label").click()
+    visit.choose("Label", "Without a label")
     visit.shows("% sure", len(products()) - 36)
-    visit.page.get_by_label("Decision", exact=True).click()
-    visit.page.get_by_role("option", name="Accepted").click()
+    visit.choose("Decision", "Accepted")
     visit.sees("No product matches.")
 
 
@@ -148,9 +146,7 @@ def confusions(visit: Visit) -> None:
     """The matrix of all labelled products."""
     visit.page.get_by_role("radio", name="Confusion").click()
     visit.settled()
-    visit.page.get_by_label("Labelled products").click()
-    visit.page.get_by_role("option", name="all splits").click()
-    visit.settled()
+    visit.choose("Labelled products", "all splits")
 
 
 def test_a_row_of_the_confusions_shows_its_products(visit: Visit) -> None:
@@ -310,9 +306,7 @@ def test_a_report_is_shown_in_a_frame_that_may_do_nothing(visit: Visit, workspac
     run_id = Queue.read(workspace).run_id
     visit.go("Runs")
     visit.sees(f"review {run_id}")
-    visit.page.get_by_label("Report").click()
-    visit.page.get_by_role("option", name="review.html").click()
-    visit.settled()
+    visit.choose("Report", "review.html")
     frame = visit.page.frame_locator("iframe").frame_locator("iframe[title='review.html']")
     frame.locator("h1").wait_for()
     inner = next(one for one in visit.page.frames if one.url == "about:srcdoc" and one.parent_frame.parent_frame)
