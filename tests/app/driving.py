@@ -90,7 +90,8 @@ class Visit:
         field.blur()
 
     def choose(self, label: str, option: str) -> None:
-        """An option of a list, by keys, which no animation moves away."""
+        """An option of a list, when nothing moves any more: a list that is moved closes."""
+        self.page.evaluate(_STILL)
         field = self.page.get_by_role("combobox", name=label, exact=True)
         field.fill(option)
         self.page.get_by_role("option", name=option, exact=True).wait_for()
@@ -144,6 +145,10 @@ _SETTLED = """() => {
     return done && performance.now() - window.quietSince > 400
 }"""
 """The script has ended and nothing of it is still to be drawn, for longer than a click takes to arrive."""
+
+_STILL = """Promise.all(document.getAnimations()
+    .filter(one => one.effect.getComputedTiming().endTime !== Infinity)
+    .map(one => one.finished.catch(() => null))).then(() => null)"""
 
 _NAMELESS = """() => [...document.querySelectorAll('[data-testid=stMain] :is(input, textarea, button, select)')]
     .filter(one => one.offsetParent !== null && one.type !== 'hidden')
