@@ -44,7 +44,7 @@ test-cluster: $(VENV)/.develop
 	$(BIN)/python -m pytest -m slow tests/cluster tests/pipelines/test_capacity.py tests/pipelines/test_autoscaling.py \
 		tests/pipelines/test_cluster_errors.py tests/pipelines/test_metrics.py
 
-# The app in a real browser; skipped where there is no Chromium.
+# The app and its command, slow tests too: those in a real browser, skipped where there is no Chromium.
 test-app: $(VENV)/.develop
 	$(BIN)/python -m pytest tests/app
 

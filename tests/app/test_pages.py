@@ -27,6 +27,8 @@ from tests.app.driving import Visit, served
 from tests.conftest import do_in_process
 from tests.published_shop import PRODUCTS, photo, publish_shop
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'> **bold** $x$ lamp"
 
 LOOKS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
