@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 WORKSPACE ?= demo
 KILLS ?= 300
 
-.PHONY: demo cluster-up cluster-demo cluster-down test test-slow test-jobs test-cluster test-training s3-server test-s3 \
-	test-nodes drill check clean
+.PHONY: demo cluster-up cluster-demo cluster-down test test-slow test-jobs test-cluster test-training test-app s3-server \
+	test-s3 test-nodes drill check clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m jobs.pipeline --workspace $(WORKSPACE)
@@ -43,6 +43,10 @@ test-jobs: $(VENV)/.develop
 test-cluster: $(VENV)/.develop
 	$(BIN)/python -m pytest -m slow tests/cluster tests/pipelines/test_capacity.py tests/pipelines/test_autoscaling.py \
 		tests/pipelines/test_cluster_errors.py tests/pipelines/test_metrics.py
+
+# The app and its command, slow tests too: those in a real browser, skipped where there is no Chromium.
+test-app: $(VENV)/.develop
+	$(BIN)/python -m pytest tests/app
 
 # Ceph's RADOS gateway: a real object store, which the tests start for themselves and remove after. Needs root.
 s3-server:

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from mmbatch import schema
+from mmbatch.corrections import Corrections
 from mmbatch.image_access import shown
 from mmbatch.image_files import read_images
 from mmbatch.images import ImageError
@@ -92,9 +92,7 @@ class Catalog:
         Rows are ordered by product id within a bucket; `split` is null where none has been drawn yet. Where the
         workspace learns the most frequent classes only, products of others are left out once these are fixed.
         """
-        columns = ["product_id", "label", "text_hash", "image_hash", "bucket"]
-        rows = self.table.read(columns, buckets=buckets, filters=ds.field("label").is_valid())
-        rows = rows.set_column(1, "category", category_of(rows["label"], self.workspace.settings.level))
+        rows = self.labelled(["text_hash", "image_hash", "bucket"], buckets)
         if (classes := fixed_classes(self.workspace)) is not None:
             names = pc.unique(rows["category"]).to_pylist()
             learned = among(names, classes, TaxonomyHistory.read(self.workspace))
@@ -103,6 +101,31 @@ class Catalog:
         found = pc.index_in(rows["product_id"], value_set=drawn["product_id"].combine_chunks())
         rows = rows.append_column("split", drawn["split"].combine_chunks().take(found.combine_chunks()))
         return rows.sort_by([("bucket", "ascending"), ("product_id", "ascending")])
+
+    def labelled(self, columns: Sequence[str] = (), buckets: Collection[int] | None = None) -> pa.Table:
+        """`product_id`, `category` (cut to the workspace's level) and more columns of the products that have a label.
+
+        A person's correction stands over what the source says, unless its category was removed or split since.
+        """
+        corrected = self.corrected(buckets)
+        ids = corrected["product_id"].combine_chunks()
+        labelled = pc.field("label").is_valid() | pc.field("product_id").isin(ids)
+        rows = self.products().read(["product_id", "label", *columns], buckets=buckets, filters=labelled)
+        place = pc.index_in(rows["product_id"], value_set=ids).combine_chunks()
+        said = corrected["category"].combine_chunks().take(place)
+        given = category_of(rows["label"], self.workspace.settings.level)
+        return rows.set_column(1, "category", pc.coalesce(pa.chunked_array([said]), given))
+
+    def corrected(self, buckets: Collection[int] | None = None) -> pa.Table:
+        """`product_id` and `category` of the corrections that count: a product's newest, if its category is there."""
+        newest = Corrections(workspace=self.workspace).newest(buckets)
+        category = category_of(newest["label"], self.workspace.settings.level)
+        rows = newest.select(["product_id"]).append_column("category", category)
+        if not rows.num_rows:
+            return rows
+        now = TaxonomyHistory.read(self.workspace).current(pc.unique(category).to_pylist())
+        there = pa.array([name for name, current in now.items() if current is not None], pa.string())
+        return rows.filter(pc.is_in(category, value_set=there))
 
     def pinned(self) -> "Catalog":
         """This catalog as it is now, for workers: `content` then reads these versions and never opens a log."""

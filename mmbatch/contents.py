@@ -7,7 +7,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmbatch.catalog import HASH_COLUMNS, digest
+from mmbatch.catalog import HASH_COLUMNS, Catalog, digest
 from mmbatch.schema import Modality
 from mmbatch.tables import Snapshot
 
@@ -40,12 +40,12 @@ class OfLabelled:
     An encoded content is stored under the first product of its bucket that has it, with a label or without.
     """
 
-    catalog: Snapshot
+    catalog: Catalog
     contents: Contents
 
     def read(self, bucket: int) -> pa.Table:
         """As `Contents.read`."""
-        labelled = self.catalog.read(["product_id"], buckets=[bucket], filters=pc.field("label").is_valid())
+        labelled = self.catalog.labelled(buckets=[bucket])
         rows = self.contents.read(bucket)
         wanted = rows.filter(pc.is_in(rows["product_id"], value_set=labelled["product_id"].combine_chunks()))
         return rows.filter(pc.is_in(rows["content_hash"], value_set=wanted["content_hash"].combine_chunks()))

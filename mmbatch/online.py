@@ -180,6 +180,10 @@ class OnlinePredictor:
         columns = {name: named.get(name, predictions[name]) for name in schema.PREDICTIONS.names}
         return Answers(pa.table(columns, schema=schema.PREDICTIONS), rows["position"].to_numpy(), rejected)
 
+    def features(self, rows: pa.Table) -> Features:
+        """Vectors of checked products (`Checked.rows`); where nothing of one is usable, none is present."""
+        return self._features(_contents(rows).prepare(self.encoders))
+
     def _features(self, prepared: ProductInputs) -> Features:
         features = {}
         for name, encoder in self.encoders.items():

@@ -60,6 +60,20 @@ IMAGES = pa.schema([("image_hash", pa.string()), ("image", pa.binary()), ("bucke
 SPLIT = pa.schema([("product_id", pa.string()), ("split", pa.string()), ("bucket", pa.int32())])
 """Which labelled product may be used for what: append-only, so that no split is ever drawn twice."""
 
+CORRECTIONS = pa.schema(
+    [
+        ("correction_id", pa.string()),
+        ("product_id", pa.string()),
+        ("label", pa.list_(pa.string())),  # category path by a person, root first; null: earlier ones are taken back
+        ("label_before", pa.list_(pa.string())),  # what counted when the person looked; null: no label
+        ("corrected", pa.timestamp("us", tz="UTC")),
+        ("author", pa.string()),
+        ("run_id", pa.string()),  # that published the prediction which the person saw; null: there was none
+        ("bucket", pa.int32()),
+    ]
+)
+"""One row per label that a person gave: append-only; of a product, the newest counts."""
+
 FEATURES = pa.schema(
     [
         ("product_id", pa.string()),

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Self
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from mmbatch.errors import InputError, LostRaceError
 from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.fusion.taxonomy_edits import Edits, edits_to_json, moved, read_edits, shown
@@ -97,6 +100,13 @@ class TaxonomyHistory:
         A category that has only got new ones below it is still called what it was.
         """
         return {category: self._current(category) for category in categories}
+
+    def current_names(self, categories: pa.ChunkedArray) -> pa.ChunkedArray:
+        """`current` of each category of a column; null stays null."""
+        names = pc.unique(categories).drop_null()
+        now = self.current(names.to_pylist())
+        place = pc.index_in(categories, value_set=names, skip_nulls=True)
+        return pa.chunked_array([pa.array([now[name] for name in names.to_pylist()], pa.string())]).take(place)
 
     def _current(self, category: str) -> str | None:
         path = tuple(category.split(PATH_SEPARATOR))

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from mmbatch.epochs import EXPIRY_S, Epoch, taken
 from mmbatch.errors import InputError, LostRaceError
+from mmbatch.schema import CORRECTIONS
 from mmbatch.storage import create_file, filesystem_of, is_local, make_folder, probe_conditional_put
 from mmbatch.tables import Table
 
@@ -44,6 +45,9 @@ class Workspace:
     settings: Settings
     epoch: Epoch | None = None
     """The turn at writing that `writing` took; every commit to a table of this workspace checks it."""
+    corrections_at: int | None = None
+    """Version of `corrections` that counts, -1 where there are none; None: the latest. `writing` fixes it, so that all
+    of a run has the same labels."""
     challenging: bool = False
     """Models that are stored through it are challengers: trained to be compared with what is published, and not what
     jobs take for the newest (`mmbatch.models.standing_models`)."""
@@ -109,7 +113,7 @@ class Workspace:
         """This workspace with its next epoch, held while the block runs; see `mmbatch.epochs.taken`."""
         probe_conditional_put(self.uri)
         with taken(self.path("epochs"), job=job, wait_s=wait_s, expiry_s=expiry_s) as epoch:
-            owned = replace(self, epoch=epoch)
+            owned = replace(self, epoch=epoch, corrections_at=self.table("corrections", schema=CORRECTIONS).version())
             if epoch.took_over:
                 for uri in owned.tables():
                     Table(uri, pa.schema([])).fence(epoch)

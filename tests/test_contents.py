@@ -63,12 +63,12 @@ def test_products_without_the_modality_have_no_content_of_it(workspace: Workspac
 
 def test_contents_of_labelled_products_are_those_of_everyone_who_has_them(workspace: Workspace) -> None:
     catalog = Catalog(workspace=workspace).table.snapshot()
-    assert pairs(OfLabelled(catalog, OfModality(catalog, "image")).read(0)) == [("broken", OTHER)]
+    assert pairs(OfLabelled(Catalog(workspace=workspace), OfModality(catalog, "image")).read(0)) == [("broken", OTHER)]
     held: dict[Modality, tuple[Snapshot, ...]] = {"text": (stored(workspace, "text", TEXT),)}
-    found = pairs(OfLabelled(catalog, Together(catalog, held)).read(0))
+    found = pairs(OfLabelled(Catalog(workspace=workspace), Together(catalog, held)).read(0))
     assert found == [(name, joint(TEXT, None)) for name in ("broken", "no image", "whole")]
     held["image"] = (stored(workspace, "image", IMAGE),)
-    found = pairs(OfLabelled(catalog, Together(catalog, held)).read(0))
+    found = pairs(OfLabelled(Catalog(workspace=workspace), Together(catalog, held)).read(0))
     assert found == [("broken", joint(TEXT, None)), ("no image", joint(TEXT, None))]
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from jobs.maintain import Maintain, main
 from mmbatch import schema
 from mmbatch.catalog import Catalog, digest
+from mmbatch.corrections import Correction, Corrections
 from mmbatch.errors import InputError
 from mmbatch.pipelines import maintain as module
 from mmbatch.runs import last_run
@@ -115,3 +117,28 @@ def test_killed_anywhere_the_rows_are_the_same_and_the_next_run_ends_the_work(
     assert rows_of(workspace) == before
     assert files_of(workspace) == {"images": 2, "catalog": 2}
     assert Catalog(workspace=workspace).images.rows() == 20
+
+
+@pytest.mark.parametrize("meanwhile", [0, 1])
+def test_corrections_are_joined_unless_a_person_adds_one_meanwhile(
+    workspace: Workspace, meanwhile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corrections = Corrections(workspace=workspace)
+    said = Correction(product_id="p", label=["Toys"], label_before=None, author="ada", run_id=None)
+    for _ in range(5):
+        corrections.add(said)
+
+    def written_meanwhile(units: list[Any], work: Callable[[Any], list[Any]], **_: object) -> Iterator[Any]:
+        if "label_before" in work.keywords["at"].table.schema.names:
+            for _ in range(meanwhile):
+                corrections.add(said)
+        yield from (row for unit in units for row in work(unit))
+
+    monkeypatch.setattr(module, "start_ray", lambda *_: None)
+    monkeypatch.setattr(module, "stream", written_meanwhile)
+    with workspace.writing("maintain") as owned:
+        counts = module.maintain(owned, keep=timedelta(days=1))["counts"]["tables"]["corrections"]
+    assert corrections.table.rows() == 5 + meanwhile
+    assert (counts["rows_before"], counts["rows_after"]) == (5, 5)
+    assert len(corrections.table.files()) == (6 if meanwhile else 1)
+    assert counts["files_after"] == (5 if meanwhile else 1)

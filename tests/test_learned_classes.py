@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mmbatch.catalog import Catalog
+from mmbatch.corrections import Correction, Corrections
 from mmbatch.errors import LostRaceError
 from mmbatch.learned_classes import among, fix_classes, fixed_classes, most_frequent
 from mmbatch.pipelines.ingest import ingest
@@ -74,6 +75,20 @@ def test_products_of_other_classes_are_as_if_unlabelled(
     assert said in capsys.readouterr().err
     catalog = Catalog(workspace=workspace)
     assert (catalog.keys().num_rows, catalog.splits.read().num_rows) == (13, 9)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_people_say_decides_whether_a_product_is_of_a_learned_class(
+    workspace: Workspace, write_csv: WriteCsv
+) -> None:
+    file = write_csv(products(many=6, few=3, rare=1))
+    take(workspace, file)
+    for product, label in (("rare0", "few"), ("many0", "rare")):
+        said = Correction(product_id=product, label=[label], label_before=None, author="ada", run_id=None)
+        Corrections(workspace=workspace).add(said)
+    assert labelled(workspace) == {"many": 5, "few": 4}
+    take(workspace, file)
+    assert Catalog(workspace=workspace).labels()["split"].null_count == 0
 
 
 @pytest.mark.usefixtures("in_process")

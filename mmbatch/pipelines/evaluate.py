@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from mmbatch.catalog import Catalog
 from mmbatch.confidence_metrics import error_of
+from mmbatch.corrections import Corrections
 from mmbatch.errors import InputError
 from mmbatch.fusion.taxonomy import Taxonomy
 from mmbatch.fusion.taxonomy_edits import shown
@@ -57,9 +58,12 @@ def evaluate(
     """
     history = TaxonomyHistory.read(workspace)
     settings = {"predictor": history.identity(predictor.id)}
-    version = Predictions(workspace=workspace).table.version()
+    versions = {
+        "predictions": Predictions(workspace=workspace).table.version(),
+        "corrections": Corrections(workspace=workspace).version(),
+    }
     previous = last_run(workspace, "evaluate")
-    same = previous and previous["settings"] == settings and previous["versions"] == {"predictions": version}
+    same = previous and previous["settings"] == settings and previous["versions"] == versions
     if previous and same and (not paper or "paper" in previous["counts"]):
         say(f"evaluate   found the report of these predictions\n\n{previous['counts']['text']}")
         return {"run_id": previous["run_id"], "job": "evaluate", "seconds": 0.0, "counts": previous["counts"]}
@@ -100,7 +104,7 @@ def evaluate(
     counts = _ledger(evaluation) | {"report": uri}
     if paper:
         counts["paper"] = _write_paper(workspace, predictor, rows, table, run.run_id)
-    return run.finish(counts, {"predictions": version})
+    return run.finish(counts, versions)
 
 
 def _ledger(evaluation: Evaluation) -> dict[str, Any]:

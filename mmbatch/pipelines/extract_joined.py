@@ -49,7 +49,7 @@ def _plan(workspace: Workspace, head: Model, *, labelled_only: bool = False) -> 
     catalog, store = Catalog(workspace=workspace).pinned(), joined_store(workspace, head)
     encoders = [open_model(workspace, kind="encoder", model_id=model_id) for model_id in head.card["encoders"]]
     every = together(catalog, encoders)
-    contents = OfLabelled(catalog.products(), every) if labelled_only else every
+    contents = OfLabelled(catalog, every) if labelled_only else every
     found = stale(contents, [store], buckets=workspace.settings.buckets)
     return _Plan(catalog, every, contents, encoders, store, found)
 

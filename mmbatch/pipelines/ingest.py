@@ -69,7 +69,8 @@ def ingest(
     """Bring a source's products into the catalog, and what cannot be used into quarantine: `prepare`, and commit.
 
     Returns:
-        Ledger entry; of a source that is the same again, the one of the earlier run.
+        Ledger entry; of a source that is the same again, the one of the earlier run: then a split is drawn for products
+        that people have labelled since, and nothing else is done.
     """
     prepared = prepare(
         workspace,
@@ -80,7 +81,10 @@ def ingest(
         allow_removals=allow_removals,
         allow_older=allow_older,
     )
-    return prepared.commit() if isinstance(prepared, Prepared) else prepared
+    if isinstance(prepared, Prepared):
+        return prepared.commit()
+    assign_splits(Catalog(workspace=workspace))
+    return prepared
 
 
 def prepare(

@@ -12,7 +12,7 @@ those is a person's decision.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -23,12 +23,15 @@ import pyarrow.compute as pc
 from mmbatch.catalog import Catalog
 from mmbatch.changes import Changes
 from mmbatch.contents import Contents, OfModality, PossiblyTogether
+from mmbatch.corrections import Corrections
 from mmbatch.epochs import tidy
+from mmbatch.errors import LostRaceError
 from mmbatch.feature_store import FeatureStore
 from mmbatch.joined import joined_store
 from mmbatch.models import list_models, reads_sequences
 from mmbatch.pipelines.cluster import remove_folder, start_ray, stream
 from mmbatch.pipelines.extract import store_of
+from mmbatch.pipelines.leftovers import old_folders
 from mmbatch.pipelines.resources import COMPACT
 from mmbatch.predictions import Predictions
 from mmbatch.progress import Progress, say
@@ -36,7 +39,6 @@ from mmbatch.quarantine import quarantine_table
 from mmbatch.runs import Run, new_run_id, runs_table, tie_out
 from mmbatch.schema import MODALITIES
 from mmbatch.sequence_store import sequences_table
-from mmbatch.storage import filesystem_of
 from mmbatch.sweep import trials_table
 from mmbatch.tables import FileEntry, Snapshot, Table
 from mmbatch.workspace import Workspace
@@ -172,7 +174,7 @@ def plan_maintenance(workspace: Workspace, *, keep: timedelta) -> Plan:
     known = sorted(name for name in tables if name in there)
     return Plan(
         tables=tuple(_plan(name, tables[name], needs.get(name), keep) for name in known),
-        folders=tuple(_old_folders(workspace, keep)),
+        folders=tuple(old_folders(workspace, keep)),
         claims=tidy(workspace.path("epochs"), dry_run=True),
         left_alone=tuple(sorted(name for name in there - set(tables) if not name.startswith("staged/"))),
     )
@@ -190,8 +192,8 @@ def maintain(workspace: Workspace, *, keep: timedelta) -> dict[str, Any]:
         return nothing_to_do()
     if any(table.rewrites for table in plan.tables):
         start_ray(workspace)
-    dropped = {table.name: _rewrite_all(table, run.run_id) for table in plan.tables}
-    counts = {table.name: _clean(table, keep=keep, dropped=dropped[table.name]) for table in plan.tables}
+    rewritten = {table.name: _rewrite_all(table, run.run_id) for table in plan.tables}
+    counts = {table.name: _clean(table, *rewritten[table.name], keep=keep) for table in plan.tables}
     for folder in plan.folders:
         remove_folder(workspace.path(folder))
         say(f"maintain   {folder}: left by a run that is over, deleted")
@@ -215,6 +217,7 @@ def _known_tables(workspace: Workspace) -> dict[str, Table]:
         "catalog": catalog.table,
         "images": catalog.images,
         "splits": catalog.splits,
+        "corrections": Corrections(workspace=workspace).table,
         "predictions": Predictions(workspace=workspace).table,
         "changes": Changes(workspace=workspace).table,
         "quarantine": quarantine_table(workspace),
@@ -300,10 +303,10 @@ def _masks(files: Sequence[FileEntry], kept: np.ndarray) -> dict[str, np.ndarray
     return {entry.path: part for entry, part in zip(files, np.split(kept, ends[:-1]), strict=True)}
 
 
-def _clean(plan: _Plan, *, keep: timedelta, dropped: int) -> dict[str, int]:
+def _clean(plan: _Plan, version: int, dropped: int, *, keep: timedelta) -> dict[str, int]:
     """Delete old files and checkpoint, when every table is rewritten; counts of rows, files and bytes."""
     table, before = plan.at.table, plan.at.entries
-    after = table.files() if plan.rewrites else before
+    after = table.snapshot(version).entries
     expired = table.unreferenced(keep) if plan.rewrites else plan.expired
     if expired:
         table.delete(list(expired))
@@ -337,8 +340,11 @@ def _line(name: str, counts: dict[str, int]) -> str:
     )
 
 
-def _rewrite_all(plan: _Plan, run_id: str) -> int:
-    """Rewrite a table's files in workers and commit `COMMIT_UNITS` at a time; rows dropped."""
+def _rewrite_all(plan: _Plan, run_id: str) -> tuple[int, int]:
+    """Rewrite a table's files in workers and commit `COMMIT_UNITS` at a time; the table's version then, rows dropped.
+
+    A table that people write while a run holds the workspace is left as it is when they just have.
+    """
     version, dropped = plan.at.version, 0
     work = partial(_rewrite, at=plan.at, needs=plan.needs, order_by=_order_of(plan))
     units = [{"files": [asdict(entry) for entry in rewrite.files]} for rewrite in plan.rewrites]
@@ -347,10 +353,16 @@ def _rewrite_all(plan: _Plan, run_id: str) -> int:
         batch.append(done)
         progress.advance(1)
         if len(batch) == COMMIT_UNITS or progress.done == len(units):
-            version = _commit(plan.at.table, batch, app_id=f"{run_id}-{progress.done}", read_version=version)
+            try:
+                version = _commit(plan.at.table, batch, app_id=f"{run_id}-{progress.done}", read_version=version)
+            except LostRaceError:
+                if plan.at.table.epoch:
+                    raise
+                say(f"maintain   {plan.name}: written meanwhile, its files are joined the next time")
+                break
             dropped += sum(unit["dropped"] for unit in batch)
             batch = []
-    return dropped
+    return version, dropped
 
 
 def _commit(table: Table, batch: list[dict[str, Any]], *, app_id: str, read_version: int) -> int:
@@ -381,22 +393,6 @@ def _order_of(plan: _Plan) -> str:
         return plan.needs.content_column
     names = plan.at.table.schema.names
     return "product_id" if "product_id" in names else names[0]
-
-
-def _old_folders(workspace: Workspace, keep: timedelta) -> Iterator[str]:
-    """`tmp/<run>` and `staged/<run>` in which nothing has been written for `keep`."""
-    filesystem, root = filesystem_of(workspace.uri)
-    before = datetime.now(UTC) - keep
-    for folder in sorted(path for kind in ("tmp", "staged") for path in filesystem.glob(f"{root}/{kind}/*")):
-        files = filesystem.find(folder, detail=True).values() or [filesystem.info(folder)]
-        if max(map(_modified, files)) < before:
-            yield folder[len(root) + 1 :]
-
-
-def _modified(info: dict[str, Any]) -> datetime:
-    """When a file was written, as object stores, local disks and memory say it."""
-    found = info.get("LastModified") or info.get("created")
-    return found if isinstance(found, datetime) else datetime.fromtimestamp(info["mtime"], UTC)
 
 
 def _pairs(rows: pa.Table) -> pa.ChunkedArray:

@@ -12,14 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmbatch.catalog import Catalog, category_of
+from mmbatch.corrections import Corrections
 from mmbatch.errors import InputError
 from mmbatch.feature_store import require_features
+from mmbatch.file_writers import table_file
 from mmbatch.models import Model, modalities_of, open_model
 from mmbatch.pipelines.cluster import lines_from_workers, run_task, start_ray
 from mmbatch.pipelines.out_of_fold import SUSPECTS, FoldRows, Suspected, suspected_labels
 from mmbatch.predictions import Predictions
 from mmbatch.progress import Progress, say
-from mmbatch.reports.review import CSV_FILE, Picture, ReviewPage, csv_file, picture_of, write_page
+from mmbatch.reports.review import CSV_FILE, QUEUE_FILE, ReviewPage, csv_file, pictures_of, write_page
 from mmbatch.review import QUEUE, READ, Tally, candidates, described, first, flagged
 from mmbatch.runs import Run, last_run
 from mmbatch.schema import MODALITIES, Modality
@@ -27,12 +29,11 @@ from mmbatch.storage import filesystem_of
 from mmbatch.taxonomy_history import TaxonomyHistory
 from mmbatch.workspace import Workspace
 
-IMAGES = 64
-"""Image files read at a time."""
-
 
 def review(workspace: Workspace, predictor: Model, *, limit: int = 1_000, export: str | None = None) -> dict[str, Any]:
-    """Write `review.csv` with all products to be looked at and `review.html` with the most urgent to `reports/<run>/`.
+    """Write all products to be looked at, `review.csv` and `queue.parquet`, and a page of the most urgent ones.
+
+    All three lie in `reports/<run>/`, the page as `review.html`.
 
     Args:
         workspace: with published predictions.
@@ -42,7 +43,7 @@ def review(workspace: Workspace, predictor: Model, *, limit: int = 1_000, export
 
     Returns:
         Ledger entry: `products` (in the queue), `reasons` (products of each), labels `judged` and `unjudged`, and the
-        URIs of `page` and `csv`.
+        URIs of `page`, `csv` and `queue`.
 
     Raises:
         InputError: nothing is published, the features of an encoder are not stored, `limit` is below 1 or `export` is
@@ -86,7 +87,8 @@ def _versions(workspace: Workspace) -> dict[str, int]:
     tables = {"predictions": Predictions(workspace=workspace).table, "catalog": Catalog(workspace=workspace).table}
     if not tables["predictions"].rows():
         raise InputError(f"--workspace {workspace.uri}: found no published predictions: run jobs.predict first")
-    return {name: table.version() for name, table in tables.items()}
+    corrections = {"corrections": Corrections(workspace=workspace).version()}
+    return {name: table.version() for name, table in tables.items()} | corrections
 
 
 def _earlier(run: Run, versions: Mapping[str, int]) -> dict[str, Any] | None:
@@ -94,8 +96,8 @@ def _earlier(run: Run, versions: Mapping[str, int]) -> dict[str, Any] | None:
     last = last_run(run.workspace, run.job)
     if last is None or last["settings"] != run.settings or last["versions"] != versions:
         return None
-    files = (filesystem_of(last["counts"][name]) for name in ("page", "csv"))
-    if not all(filesystem.exists(path) for filesystem, path in files):
+    uris = [last["counts"].get(name) for name in ("page", "csv", "queue")]
+    if not all(uri and filesystem_of(uri)[0].exists(filesystem_of(uri)[1]) for uri in uris):
         return None
     say(f"review     found the queue of these predictions, {_line(last['counts'])}: {last['counts']['page']}")
     return {"run_id": last["run_id"], "job": run.job, "seconds": 0.0, "counts": last["counts"]}
@@ -130,9 +132,10 @@ def _write(run: Run, predictor: Model, history: TaxonomyHistory, suspected: Susp
     best = best_models(predictor, modalities_of(_encoders(workspace, predictor)))
     folder, tally, kept = workspace.path("reports", run.run_id), Tally(), QUEUE.empty_table()
     csv = f"{folder}/{CSV_FILE}"
-    with csv_file(csv) as append:
+    with csv_file(csv) as append, table_file(f"{folder}/{QUEUE_FILE}", QUEUE, named=QUEUE_FILE) as append_queue:
         for rows in _queue(workspace, history, suspected.rows, best):
             append(rows)
+            append_queue(rows)
             tally.add(rows)
             kept = candidates(pa.concat_tables([kept, rows]), limit)
     rows = first(kept, limit)
@@ -143,27 +146,27 @@ def _write(run: Run, predictor: Model, history: TaxonomyHistory, suspected: Susp
         products=Predictions(workspace=workspace).table.rows(),
         tally=tally,
         rows=rows,
-        pictures=_pictures(Catalog(workspace=workspace), rows),
+        pictures=pictures_of(Catalog(workspace=workspace), rows),
     )
     return {
         "products": tally.rows,
         "reasons": dict(tally.reasons),
         "page": write_page(folder, page),
         "csv": csv,
+        "queue": f"{folder}/{QUEUE_FILE}",
     }
 
 
 def _queue(
     workspace: Workspace, history: TaxonomyHistory, suspects: pa.Table, best: Mapping[Modality, str]
 ) -> Iterator[pa.Table]:
-    """The queue, a bucket at a time."""
-    catalog, published = (
-        Catalog(workspace=workspace).table.snapshot(),
-        Predictions(workspace=workspace).table.snapshot(),
-    )
+    """The queue, a bucket at a time, without the products that a person has labelled."""
+    products_of, published = Catalog(workspace=workspace), Predictions(workspace=workspace).table.snapshot()
+    catalog = products_of.table.snapshot()
     progress = Progress("review", workspace.settings.buckets, "buckets")
     for bucket in range(workspace.settings.buckets):
-        predictions = published.read(READ, buckets=[bucket])
+        seen = pc.field("product_id").isin(products_of.corrected([bucket])["product_id"].combine_chunks())
+        predictions = published.read(READ, buckets=[bucket], filters=~seen)
         doubted = suspects.filter(pc.equal(suspects["bucket"], bucket))
         columns = ["product_id", "title", "label", "source"]
         wanted = pc.field("product_id").isin(doubted["product_id"].combine_chunks())
@@ -179,39 +182,16 @@ def _labelled(products: pa.Table, workspace: Workspace, history: TaxonomyHistory
     """Products with their label as the category that it is called now, or was where it was removed or split."""
     category = category_of(products["label"], workspace.settings.level)
     place = products.schema.get_field_index("label")
-    return products.set_column(place, "label", pc.coalesce(_current(category, history), category))
+    return products.set_column(place, "label", pc.coalesce(history.current_names(category), category))
 
 
 def _disputed(suspects: pa.Table, products: pa.Table, history: TaxonomyHistory) -> pa.Table:
     """The suspects whose suggestion still is a category, and another one than the label, in the tree of today."""
-    suggested = _current(suspects["suggested_category"], history)
+    suggested = history.current_names(suspects["suggested_category"])
     place = pc.index_in(suspects["product_id"], value_set=products["product_id"].combine_chunks())
     label = products["label"].combine_chunks().take(place.combine_chunks())
     rows = suspects.set_column(suspects.schema.get_field_index("suggested_category"), "suggested_category", suggested)
     return rows.filter(pc.fill_null(pc.not_equal(suggested.combine_chunks(), label), False))
-
-
-def _current(categories: pa.ChunkedArray, history: TaxonomyHistory) -> pa.ChunkedArray:
-    """What categories are called now; null where one was removed or split."""
-    names = pc.unique(categories).drop_null()
-    now = history.current(names.to_pylist())
-    place = pc.index_in(categories, value_set=names, skip_nulls=True)
-    return pa.chunked_array([pa.array([now[name] for name in names.to_pylist()], pa.string())]).take(place)
-
-
-def _pictures(catalog: Catalog, rows: pa.Table) -> dict[str, Picture]:
-    """The pictures of the products of a queue, by product id."""
-    pictures = {product: picture_of(None) for product in rows["product_id"].to_pylist()}
-    for bucket in sorted(set(rows["bucket"].to_pylist())):
-        chosen = pc.field("product_id").isin(rows["product_id"].combine_chunks())
-        keys = catalog.table.read(["product_id", "image_hash"], buckets=[bucket], filters=chosen)
-        keys = keys.filter(pc.is_valid(keys["image_hash"]))
-        for start in range(0, keys.num_rows, IMAGES):
-            part = keys.slice(start, IMAGES)
-            found = catalog.content("image", bucket, part["image_hash"].combine_chunks())
-            for product, image in zip(part["product_id"].to_pylist(), found["image"], strict=True):
-                pictures[product] = picture_of(image.as_py())
-    return pictures
 
 
 def _copy(csv: str, file: str) -> None:

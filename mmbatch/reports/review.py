@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmbatch.catalog import Catalog
 from mmbatch.file_writers import table_file
 from mmbatch.reports.figures import MOST, thumbnail_jpeg
 from mmbatch.reports.page import data_uri, no_picture, page_environment
@@ -17,6 +18,11 @@ from mmbatch.review import QUEUE, REASONS, Reason, Tally
 from mmbatch.storage import make_folder, put_files
 
 CSV_FILE, PAGE_FILE = "review.csv", "review.html"
+QUEUE_FILE = "queue.parquet"
+"""The queue with its own types, for programs."""
+
+IMAGES = 64
+"""Image files read at a time."""
 
 CSV = pa.schema([field.with_type(pa.string()) if field.name == "reasons" else field for field in QUEUE])
 """Columns of the CSV file: those of the queue, the reasons joined by "; "."""
@@ -68,6 +74,21 @@ class _Group(NamedTuple):
 def picture_of(image: bytes | None) -> Picture:
     """The picture of an image file, None where there is no image."""
     return Picture(None if image is None else thumbnail_jpeg(image), no_picture(image))
+
+
+def pictures_of(catalog: Catalog, rows: pa.Table) -> dict[str, Picture]:
+    """The pictures of products (`product_id`, `bucket`), by product id."""
+    pictures = {product: picture_of(None) for product in rows["product_id"].to_pylist()}
+    for bucket in sorted(set(rows["bucket"].to_pylist())):
+        chosen = pc.field("product_id").isin(rows["product_id"].combine_chunks())
+        keys = catalog.products().read(["product_id", "image_hash"], buckets=[bucket], filters=chosen)
+        keys = keys.filter(pc.is_valid(keys["image_hash"]))
+        for start in range(0, keys.num_rows, IMAGES):
+            part = keys.slice(start, IMAGES)
+            found = catalog.content("image", bucket, part["image_hash"].combine_chunks())
+            for product, image in zip(part["product_id"].to_pylist(), found["image"], strict=True):
+                pictures[product] = picture_of(image.as_py())
+    return pictures
 
 
 @contextmanager
