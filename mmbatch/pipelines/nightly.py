@@ -213,7 +213,7 @@ def _earlier(workspace: Workspace, run: Run) -> dict[str, Any] | None:
 
 
 def _refusal(workspace: Workspace, entry: dict[str, Any]) -> str:
-    breached = "; ".join(rule["sentence"] for rule in entry["counts"]["gate"] if rule["passed"] is False)
+    breached = "; ".join(rule["sentence"].rstrip(".") for rule in entry["counts"]["gate"] if rule["passed"] is False)
     run_id = entry["run_id"]
     return (
         f"nothing is published, {run_id} is staged: {breached}. Look at {page_uri(workspace, run_id)}, then publish it"

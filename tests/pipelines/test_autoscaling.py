@@ -2,14 +2,19 @@
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from ray.util import get_node_ip_address
 
 from mmbatch.drill.local_ray import kill, processes
 from mmbatch.errors import ClusterError
@@ -22,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:ray"
 
 START_S = 120.0
 WORKER = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1}
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "cluster_name": "processes",
     "max_workers": 2,
     "idle_timeout_minutes": 5,
@@ -52,11 +57,16 @@ CONFIG = {
 @pytest.fixture
 def autoscaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A head without processors, that may have one machine with a GPU."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    CONFIG["provider"]["gcs_address"] = f"{get_node_ip_address()}:{port}"
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--port=0", "--num-cpus=0"]
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=0"]
     command += [f"--autoscaling-config={tmp_path / 'config.json'}", "--include-dashboard=false"]
-    command += [f"--object-store-memory={100 << 20}", "--disable-usage-stats"]
+    folder = tempfile.mkdtemp(prefix="ray-")  # its own: else every `ray.init` here would look for this head for ever
+    command += [f"--object-store-memory={100 << 20}", "--disable-usage-stats", f"--temp-dir={folder}"]
     environment = os.environ | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     log = tmp_path / "head.log"
     with log.open("wb") as sink:
@@ -71,6 +81,7 @@ def autoscaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
             for pid in found:
                 kill(pid)
             started.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def address_in(log: Path) -> str:

@@ -21,6 +21,7 @@ from mmbatch.pipelines.rows import Labels, training_labels
 from mmbatch.pipelines.sequence_rows import SequenceRows, cut, draw
 from mmbatch.stale import Unit, hashes_of
 from mmbatch.training import HeadRecipe
+from tests.conftest import do_in_process
 from tests.stored_products import Stored, write_products
 
 RECIPE = HeadRecipe(
@@ -80,13 +81,8 @@ def test_units_stay_below_the_bytes_and_the_rows_and_leave_nothing_out() -> None
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
-    from mmbatch.pipelines import ingest, intake
-
-    with pytest.MonkeyPatch.context() as patch:  # as the fixture `in_process`
-        patch.setattr(intake, "stream", lambda units, work, **_: (row for unit in units for row in work(unit)))
-        patch.setattr(intake, "count_attempts", lambda: None)
-        patch.setattr(intake, "begun", lambda *_: 1)
-        patch.setattr(ingest, "start_ray", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:
+        do_in_process(patch)
         return write_products(tmp_path_factory.mktemp("stored"), products=80)
 
 
