@@ -33,10 +33,10 @@ test-training: $(VENV)/.develop
 	$(BIN)/python -m pytest tests/pipelines/test_finetune.py tests/pipelines/test_train_head.py \
 		tests/pipelines/test_train_late_fusion.py tests/test_presets.py tests/test_flipkart.py
 
-# Long jobs in processes of their own: nights, retraining, images from the web, a catalog of text alone.
+# Long jobs: nights, retraining, images from the web, a catalog of text alone, extraction that is killed.
 test-jobs: $(VENV)/.develop
 	$(BIN)/python -m pytest -m slow tests/test_job_nightly.py tests/pipelines/test_retrain.py tests/test_job_images.py \
-		tests/test_other_catalogs.py
+		tests/test_other_catalogs.py tests/test_job_maintain.py tests/pipelines/test_extract.py
 
 # Jobs that are submitted to a cluster of three nodes on this machine; what stages ask of a cluster, what it lacks, and
 # what it counts.

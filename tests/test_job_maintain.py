@@ -67,6 +67,7 @@ def files_of(workspace: Workspace) -> dict[str, int]:
     return {name: len(list(Path(workspace.path(name)).glob("bucket=*/*"))) for name in ("images", "catalog")}
 
 
+@pytest.mark.slow
 def test_the_job_joins_files_and_then_finds_nothing_to_do(workspace: Workspace) -> None:
     before = rows_of(workspace)
     planned = run_job("maintain", "--workspace", workspace.uri, "--dry-run")

@@ -26,6 +26,7 @@ def ingested(workspace: Path, file: Path, *columns: str) -> Path:
     return workspace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "expected"),
     [
@@ -46,6 +47,7 @@ def test_training_refuses_what_cannot_be_learned(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_there_are_named_before_any_training(
     tmp_path: Path, write_csv: Callable[..., Path]
 ) -> None:

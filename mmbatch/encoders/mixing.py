@@ -8,7 +8,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from mmbatch.errors import InputError
 
@@ -22,9 +21,8 @@ class Mixing:
 
     def __init__(self, *, mixup: float, cutmix: float, classes: int) -> None:
         """`mixup` and `cutmix` are the alpha of the beta distribution that shares are drawn from, 0 for none."""
-        transforms = ((mixup, v2.MixUp), (cutmix, v2.CutMix))
         self._classes = classes
-        self._mixers: list[Any] = [mix(alpha=alpha, num_classes=classes) for alpha, mix in transforms if alpha]
+        self._mix: Any = _mixer(mixup, cutmix, classes) if mixup or cutmix else None
 
     def __call__(self, inputs: Mapping[str, Tensor], targets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Mixed inputs and their targets, float32 `[B, C]`, of an image encoder's inputs and class codes int64 `[B]`.
@@ -33,12 +31,19 @@ class Mixing:
         torch's generator of the CPU. With neither mixup nor CutMix the inputs stay as they are, the targets one-hot.
         Raises `InputError` where there are inputs other than photos.
         """
-        if not self._mixers:
+        if self._mix is None:
             return dict(inputs), torch.nn.functional.one_hot(targets, self._classes).float()
         if set(inputs) != {"pixels"}:
             raise InputError(
                 f"mixup and cutmix mix photos, the encoder takes {', '.join(sorted(inputs))}: set both to 0"
             )
         pixels_BCHW = inputs["pixels"].permute(0, 3, 1, 2).float()
-        mixed_BCHW, shares_BC = v2.RandomChoice(self._mixers)(pixels_BCHW, targets)
+        mixed_BCHW, shares_BC = self._mix(pixels_BCHW, targets)
         return {"pixels": mixed_BCHW.permute(0, 2, 3, 1)}, shares_BC
+
+
+def _mixer(mixup: float, cutmix: float, classes: int) -> Any:
+    from torchvision.transforms import v2  # takes seconds: not in every process that only trains
+
+    transforms = ((mixup, v2.MixUp), (cutmix, v2.CutMix))
+    return v2.RandomChoice([mix(alpha=alpha, num_classes=classes) for alpha, mix in transforms if alpha])

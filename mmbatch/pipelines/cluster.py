@@ -58,6 +58,7 @@ def _start() -> None:
     if joined():
         join(environment, **quiet)
     else:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         ray.init(
             address="local",
             num_cpus=(os.cpu_count() or 1) + LOCAL_SPARE_CPUS,

@@ -147,6 +147,7 @@ def test_a_product_that_moves_to_another_id_takes_its_vectors_along(workspace: W
     assert keys(workspace, models[1]) == wanted(workspace, "image_hash")
 
 
+@pytest.mark.slow
 def test_a_new_encoder_encodes_everything_and_leaves_the_others_alone(
     workspace: Workspace, models: list[Model], tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_new_encoder_encodes_everything_and_leaves_the_others_alone(
     assert counts(ledger, "text")["unchanged"] == 10
 
 
+@pytest.mark.slow
 def test_of_labelled_products_alone_a_new_encoder_encodes_as_much_and_leaves_the_quarantine_as_it_is(
     workspace: Workspace, models: list[Model], tmp_path: Path
 ) -> None:
@@ -191,6 +193,7 @@ def test_of_labelled_products_alone_a_new_encoder_encodes_as_much_and_leaves_the
     assert (rest["unchanged"], rest["computed"] + rest["reused"]) == (len(whole), len(rows) - len(whole))
 
 
+@pytest.mark.slow
 def test_an_image_that_went_missing_is_quarantined_for_every_product_that_shows_it_until_it_is_back(
     workspace: Workspace, models: list[Model], tmp_path: Path
 ) -> None:
@@ -214,6 +217,7 @@ def test_an_image_that_went_missing_is_quarantined_for_every_product_that_shows_
     assert keys(workspace, models[1]) == wanted(workspace, "image_hash")
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_process_at_ingest_is_quarantined_and_its_product_is_stored(
     workspace: Workspace, tmp_path: Path
 ) -> None:
@@ -228,7 +232,8 @@ def test_an_image_that_kills_its_process_at_ingest_is_quarantined_and_its_produc
     assert (product["image_hash"], product["text_hash"] is None) == (None, False)
 
 
-@pytest.mark.parametrize("stage", ["prepare", pytest.param("encode", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["prepare", "encode"])
 def test_a_record_that_kills_its_process_is_found_and_the_run_finishes(
     workspace: Workspace, models: list[Model], stage: str
 ) -> None:

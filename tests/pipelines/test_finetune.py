@@ -125,6 +125,7 @@ def test_a_model_holds_its_history_its_curves_and_nothing_of_the_run(workspace: 
     assert not list(Path(workspace.path("tmp")).glob("finetune-*"))
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_same_steps(workspace: Workspace, model: Model) -> None:
     two = fit(workspace, "two", workers=(2, 2))
     np.testing.assert_allclose(curve(two), curve(model), rtol=1e-4)
@@ -163,6 +164,7 @@ def test_a_later_epoch_that_is_worse_is_not_kept(workspace: Workspace) -> None:
     assert fingerprint(shorter) == fingerprint(found)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_names_step_and_products(workspace: Workspace) -> None:
     with pytest.raises(InputError, match=r"loss is nan in epoch 1, step \d+, products p\d+.*lower learning_rate"):
         fit(workspace, "nan", replace(TRAINING, learning_rate=1e30, classifier_learning_rate=1e30))
