@@ -24,7 +24,7 @@ from mmbatch.pipelines.ingest import ingest
 from mmbatch.presets import Preset
 from mmbatch.presets.flipkart import FLIPKART, FLIPKART_SMALL
 from mmbatch.runs import last_run
-from mmbatch.workspace import Settings, Workspace
+from mmbatch.workspace import Settings, Workspace, normalise_uri
 
 SPLITS = {"train": "train", "fusion": "validation", "test": "test"}
 """Split of a workspace -> what the published table calls it."""
@@ -92,7 +92,7 @@ def main() -> None:
     flags = parser.parse_args()
     for seed in flags.seeds:
         preset = preset_with(flags.vectors, flags.network)
-        run(flags.workspaces.absolute(), preset, source=flags.source, weights=flags.weights, seed=seed)
+        run(flags.workspaces.absolute(), preset, source=flags.source, weights=normalise_uri(flags.weights), seed=seed)
     ray.shutdown()
     scores = scores_of(flags.workspaces)
     print(table_of(scores))
