@@ -1,6 +1,7 @@
 """A Ray cluster of several machines on this one: each a node with an address, processes and a disk of its own."""
 
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -27,6 +28,9 @@ CPUS = 2
 STORE_BYTES = 256 << 20
 
 START_S = 120.0
+
+IMAGE = dict(re.findall(r"\b(RAY_\w+)=(\w+)", (ROOT / "Dockerfile").read_text()))
+"""What the image sets of Ray."""
 
 
 @dataclass
@@ -139,7 +143,9 @@ class Machines:
     def _environment(self, proxy: FaultProxy) -> dict[str, str]:
         path = f"{Path(sys.prefix, 'bin')}:{os.environ['PATH']}"
         own = {"HOME": "/tmp/home", "TMPDIR": "/tmp"} if self.own_disks else {}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_ADDRESS", "OMP_"))}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RAY_ADDRESS", "OMP_"))
+        } | IMAGE
         return kept | environment(proxy.url) | self.token | own | {"PATH": path, "AWS_EC2_METADATA_DISABLED": "true"}
 
 

@@ -1,4 +1,4 @@
-"""A driver that puts lines and counts attempts from every worker node, and goes on when all of them are gone."""
+"""A driver that works, puts lines and counts attempts on every worker node, and goes on when all of them are gone."""
 
 import time
 from typing import Any
@@ -15,6 +15,16 @@ def begin(attempts: Any, unit: str) -> int:
     return begun(attempts, unit)
 
 
+@ray.remote(num_cpus=0, max_retries=1)
+def work(attempts: Any, lines: Any) -> int:
+    """Which attempt it is; the first one does not end."""
+    attempt = begun(attempts, "work")
+    lines.put("at work")
+    while attempt == 1:
+        time.sleep(1)
+    return attempt
+
+
 def main() -> None:
     start_ray()
     here = ray.get_runtime_context().get_node_id()
@@ -25,6 +35,8 @@ def main() -> None:
             for machine in machines:
                 there = NodeAffinitySchedulingStrategy(machine, soft=False)
                 ray.get(begin.options(scheduling_strategy=there).remote(attempts, unit))
+        first = NodeAffinitySchedulingStrategy(workers[0], soft=True)
+        working = work.options(scheduling_strategy=first).remote(attempts, lines)
         say("begun on every worker")
         while any(node["Alive"] for node in ray.nodes() if node["NodeID"] != here):
             time.sleep(0.1)
@@ -32,6 +44,7 @@ def main() -> None:
         begun(attempts, "here")
         found = [begun(attempts, unit) for unit in ("one", "two", "here")]
         say(f"attempts: {found[0]} after a lost machine, {found[1]} after two, {found[2]} on this one")
+        say(f"worked by attempt {ray.get(working)}")
 
 
 main()
