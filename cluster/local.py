@@ -75,7 +75,7 @@ class Cluster:
         self.state.mkdir(parents=True)
         try:
             self._start()
-        except BaseException:
+        except BaseException:  # an interrupt, too, must leave no half of a cluster
             self.down()
             raise
         return self.address()
