@@ -64,7 +64,7 @@ def test_a_pool_of_four_fifths_of_the_cores_encodes_on_a_cluster_of_cpus() -> No
 
 
 def test_what_binds_extraction_changes_with_the_cluster() -> None:
-    load, one = Load(products=10**7), replace(L4, nodes=1)
+    load, one = Load(products=10**7), replace(L4, nodes=1, cpus=32)
     assert extract(load, CPUS).binds == "encode cores"
     assert extract(load, one).binds == "GPU"
     assert extract(load, replace(one, cpus=4)).binds == "decode cores"
@@ -127,14 +127,10 @@ def test_limits_are_those_of_the_pages_that_name_them() -> None:
     assert found.commits == found.files / 16
 
 
-def test_measured_runs_of_a_quiet_machine_are_within_a_quarter() -> None:
-    found = {check.what: check.close for check in checks()}
-    assert [what for what, close in found.items() if not close] == [
-        "ingest, 10,000 of the sample catalog",
-        "ingest, 100,000 of the sample catalog",
-        "ingest, 200,000 of the sample catalog",
-        "ingest, 1,000,000 Kakao rows with vectors",
-    ]
+def test_measured_runs_are_within_a_quarter() -> None:
+    found = checks()
+    assert [check.what for check in found if not check.close] == []
+    assert {check.cores for check in found} == {1, 2}
 
 
 def test_every_rate_says_where_it_comes_from() -> None:

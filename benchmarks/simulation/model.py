@@ -103,6 +103,16 @@ def latency(shape: Shape) -> float:
     return rate("latency") if shape.remote else 0.0
 
 
+def _slots(shape: Shape) -> int:
+    """Tasks that Ray runs at once."""
+    return shape.cores if shape.remote else shape.cores + LOCAL_SPARE_CPUS
+
+
+def _start(stage: str, shape: Shape) -> float:
+    """Seconds of the driver and of Ray's own processes until the first task runs, on more than two cores as on two."""
+    return rate(f"{stage} start") + rate(f"{stage} start, shared") / min(shape.cores, 2)
+
+
 def logs(shape: Shape, files: float, tables: int) -> tuple[float, float]:
     """Core seconds and waiting, in seconds, of opening some tables that have so many files together."""
     return files * rate("snapshot"), tables * rate("open requests") * latency(shape)
@@ -121,13 +131,14 @@ def ingest(load: Load, shape: Shape) -> Stage:
     trips = footers * rate("file requests")
     opened, waited = logs(shape, 2 * count if load.changed < 1 else 0, 3)
     fetched = load.rows if load.images and not load.inline else 0.0
+    workers = min(_slots(shape), math.ceil(load.rows / load.part_rows))
     store = Requests(
         puts=staged + 2 * there, gets=trips + 9 * count + fetched, size=2 * size + fetched * load.image_bytes
     )
     return Stage(
         name="ingest",
         serial={
-            "start": rate("job start") + rate("ray start"),
+            "start": _start("ingest", shape) + workers * rate("worker") / shape.cores,
             "driver: splits": load.products * load.labelled * rate("split"),
             "driver: commits": 3 * rate("commit requests") * latency(shape) + 2 * there * rate("commit"),
         },
@@ -154,7 +165,7 @@ def extract(load: Load, shape: Shape) -> Stage:
         gets=planned + 4 * sum(written.values()) + fetched,
         size=fetched * load.image_bytes,
     )
-    started = rate("planning start") + rate("ray start") if load.cheapest else rate("encoder start")
+    started = _start("extract", shape) if load.cheapest else rate("encoder start")
     return Stage(
         name="extract",
         serial={"start": started, "driver: planning": _planning(load, shape)},
@@ -179,7 +190,7 @@ def _planning(load: Load, shape: Shape) -> float:
 
 def _encoding(load: Load, shape: Shape, units: float) -> dict[str, float]:
     """Seconds of the two stages of units: CPU tasks, and a fixed pool of actors of one core each."""
-    slots = shape.cores if shape.remote else shape.cores + LOCAL_SPARE_CPUS
+    slots = _slots(shape)
     contents = int(load.rows * len(modalities(load)))
     actors = actors_for(contents, cpus=slots, gpus=shape.gpus, remote=shape.remote)
     overhead = units * rate("unit")

@@ -11,7 +11,9 @@ from mmbatch.errors import InputError
 Kind = Literal["measured", "published", "assumed"]
 
 _DRIVER = "benchmarks.driver"
-_THROUGHPUT = "benchmarks.throughput --catalog C5 (RESULTS.md, the data plane)"
+_MEASURE = "benchmarks.simulation.measure"
+_START = _MEASURE + " --rows 1000"
+_NIGHTS = "benchmarks.nights, real encoders: the small catalog of 4,188 products"
 _AWS = "docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html"
 
 
@@ -32,36 +34,40 @@ class Rate:
 
 RATES = {
     # starting
-    "job start": Rate(1.5, "s", "measured", "benchmarks.scale unchanged: an ingest with nothing to do"),
-    "planning start": Rate(6.6, "s", "measured", "make demo, second run: everything imported, Ray not started"),
-    "ray start": Rate(9.0, "s", "measured", "ray.init takes 5 to 13 s here"),
-    "encoder start": Rate(46.0, "s", "measured", _THROUGHPUT + ": 33 to 59 s until the first unit is encoded"),
-    "unit": Rate(0.2, "core s/unit", "measured", "benchmarks.scale: what remains of the first extraction of 1,000,000"),
+    "ingest start": Rate(7.6, "s", "measured", _START + ", on one core and on two: what does not depend on them"),
+    "ingest start, shared": Rate(5.7, "core s", "measured", _START + ": what two cores share"),
+    "worker": Rate(5.8, "core s/process", "measured", _MEASURE + ": 10,000 sample rows in ten parts, not 1,000 in one"),
+    "extract start": Rate(15.3, "s", "measured", _START + ", on one core and on two: what does not depend on them"),
+    "extract start, shared": Rate(29.8, "core s", "measured", _START + ": what two cores share"),
+    "planning start": Rate(7.2, "s", "measured", "benchmarks.nights: a process that imports what a night does"),
+    "ray start": Rate(13.0, "s", "measured", "benchmarks.submission: an ingest of 100 products less its dry run"),
+    "encoder start": Rate(52.8, "s", "measured", _NIGHTS + ": until the first unit is encoded"),
+    "unit": Rate(0.146, "core s/unit", "measured", _MEASURE + ": what remains of 1,000,000 texts on one core"),
     "dispatch": Rate(5e-3, "s/unit", "assumed", "a unit through Ray Data's loop on the driver"),
     # intake, by row
-    "stage text": Rate(5.9e-6, "core s/row", "measured", _DRIVER),
-    "stage image": Rate(7.1e-5, "core s/row", "measured", _DRIVER),
-    "merge text": Rate(6.0e-6, "core s/row", "measured", _DRIVER),
-    "merge image": Rate(3.3e-5, "core s/row", "measured", _DRIVER),
-    "split": Rate(4.1e-6, "core s/labelled row", "measured", _DRIVER),
-    "staged footer": Rate(1.7e-5, "core s/row group", "measured", _DRIVER),
+    "stage text": Rate(9.3e-6, "core s/row", "measured", _DRIVER),
+    "stage image": Rate(1.21e-4, "core s/row", "measured", _DRIVER),
+    "merge text": Rate(1.11e-5, "core s/row", "measured", _DRIVER),
+    "merge image": Rate(5.1e-5, "core s/row", "measured", _DRIVER),
+    "split": Rate(7.0e-6, "core s/labelled row", "measured", _DRIVER),
+    "staged footer": Rate(2.1e-5, "core s/row group", "measured", _DRIVER),
     # the tables' logs, by file that a table has
-    "snapshot": Rate(4.2e-6, "core s/file", "measured", _DRIVER + ": 100,000 files"),
-    "commit": Rate(3.3e-6, "core s/file", "measured", _DRIVER + ": 100,000 files"),
-    "commit alone": Rate(4.5e-3, "core s/commit", "measured", _DRIVER + ": 1,000 files, less their share"),
+    "snapshot": Rate(5.3e-6, "core s/file", "measured", _DRIVER + ": 100,000 files"),
+    "commit": Rate(4.8e-6, "core s/file", "measured", _DRIVER + ": 100,000 files"),
+    "commit alone": Rate(1.1e-2, "core s/commit", "measured", _DRIVER + ": 1,000 files, less their share"),
     "entry": Rate(311, "bytes/file", "measured", _DRIVER + ": Python's objects of a snapshot"),
     # planning and publishing, by product
-    "stale": Rate(1.6e-6, "core s/content", "measured", _DRIVER + ": two encoders"),
-    "sorting": Rate(2.0e-7, "core s/content", "measured", _DRIVER),
-    "outdated": Rate(9.8e-7, "core s/product", "measured", _DRIVER),
-    "publish": Rate(2.8e-6, "core s/product", "measured", _DRIVER),
+    "stale": Rate(1.8e-6, "core s/content", "measured", _DRIVER + ": two encoders"),
+    "sorting": Rate(3.9e-7, "core s/content", "measured", _DRIVER),
+    "outdated": Rate(1.4e-6, "core s/product", "measured", _DRIVER),
+    "publish": Rate(3.5e-6, "core s/product", "measured", _DRIVER),
     # encoding on processors, MiniLM and EfficientNet-Lite0
-    "read": Rate(2.2 / 5235, "core s/product", "measured", _THROUGHPUT),
-    "prepare": Rate(32.8 / 5235, "core s/product", "measured", _THROUGHPUT),
-    "encode": Rate(156.8 / 5235, "core s/product", "measured", _THROUGHPUT),
-    "encode cheapest": Rate(3.2e-5, "core s/text", "measured", _DRIVER),
+    "read": Rate(1.3 / 4188, "core s/product", "measured", _NIGHTS),
+    "prepare": Rate(48.8 / 4188, "core s/product", "measured", _NIGHTS),
+    "encode": Rate(214.9 / 4188, "core s/product", "measured", _NIGHTS),
+    "encode cheapest": Rate(4.1e-5, "core s/text", "measured", _DRIVER),
     # fusing
-    "predict": Rate(2 / 4066, "core s/product", "measured", "benchmarks.prediction: 4,066/s on two cores, crowded"),
+    "predict": Rate(2 / 8558, "core s/product", "measured", "benchmarks.prediction: 100,000 products, on a faster day"),
     "train head": Rate(197e-6, "s/row and epoch", "measured", "benchmarks.head_memory: 900,000 less 300,000 products"),
     # encoding on a GPU: no GPU was at hand
     "image 3090": Rate(

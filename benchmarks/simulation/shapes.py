@@ -56,6 +56,8 @@ class Load:
     images: bool = True
     inline: bool = False
     """Whether the source holds the images' bytes; else ingest and extraction fetch them from where they stay."""
+    part_rows: int = 10_000
+    """Rows of a part of the source, such as a row group: what one task of an ingest reads."""
     row_bytes: float = rate("row bytes")
     image_bytes: float = rate("image bytes")
     labelled: float = rate("labelled")

@@ -76,10 +76,17 @@ def stages_table() -> str:
 def check_table() -> str:
     """Predicted over measured."""
     rows = [
-        [check.what, f"{check.measured:.1f}", f"{check.predicted:.1f}", f"{check.ratio:.2f}", check.note]
+        [
+            check.what,
+            str(check.cores),
+            f"{check.measured:.1f}",
+            f"{check.predicted:.1f}",
+            f"{check.ratio:.2f}",
+            check.note,
+        ]
         for check in checks()
     ]
-    return table(["run, two cores", "measured, s", "predicted, s", "predicted / measured", "machine"], rows)
+    return table(["run", "cores", "measured, s", "predicted, s", "predicted / measured", ""], rows)
 
 
 def limit_table() -> str:
