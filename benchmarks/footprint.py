@@ -20,6 +20,9 @@ class Footprint(NamedTuple):
 
     seconds: float
     peak_bytes: int
+    """Of all its processes together."""
+    own_bytes: int
+    """At most of the process that was started, without those that it starts: of a job, the driver."""
     returncode: int
 
 
@@ -50,15 +53,16 @@ def pss_bytes(process: int) -> int:
 
 def measure(command: Sequence[str], *, stdout: IO[str] | None = None, stderr: IO[str] | None = None) -> Footprint:
     """Run a command to its end; its output goes to `stdout` and `stderr`, this process's own by default."""
-    started, peak = time.monotonic(), 0
+    started, peak, own = time.monotonic(), 0, 0
     with subprocess.Popen(command, stdout=stdout, stderr=stderr) as process:
         while process.returncode is None:
-            peak = max(peak, sum(map(pss_bytes, descendants(process.pid))))
+            found = {number: pss_bytes(number) for number in descendants(process.pid)}
+            peak, own = max(peak, sum(found.values())), max(own, found[process.pid])
             try:
                 process.wait(INTERVAL_S)
             except subprocess.TimeoutExpired:
                 continue
-    return Footprint(time.monotonic() - started, peak, process.returncode)
+    return Footprint(time.monotonic() - started, peak, own, process.returncode)
 
 
 def main() -> int:

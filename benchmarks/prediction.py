@@ -132,7 +132,10 @@ def measured(folder: Path, rows: int, extraction: float) -> dict[str, Any]:
 
 
 def figures_of(done: Finished, workspace: Workspace) -> dict[str, Any]:
-    """Of a `jobs.predict`: seconds, rows a second, peak memory, share of the predictions that are explained."""
+    """Of a `jobs.predict`: seconds, rows a second, peak memory, share of the predictions that are explained.
+
+    `peak_gib` is of all processes, `driver_gib` of the job's own.
+    """
     predicted, lines = done.counts["predicted"], staged_lines(done.lines)
     (first, some), (last, total) = lines[0], lines[-1]
     explained = Predictions(workspace=workspace).table.read(["modality_text"])["modality_text"]
@@ -140,6 +143,7 @@ def figures_of(done: Finished, workspace: Workspace) -> dict[str, Any]:
         "predicted": predicted,
         "seconds": round(done.seconds, 1),
         "peak_gib": round(done.peak_bytes / 2**30, 2),
+        "driver_gib": round(done.driver_bytes / 2**30, 2),
         "per_s": round(predicted / done.seconds),
         "per_s_from_first_bucket": round((total - some) / (last - first)) if last > first else None,
         "staging_seconds": round(last - first, 1),

@@ -29,6 +29,8 @@ class Finished(NamedTuple):
     """Of the whole process, its start included."""
     peak_bytes: int
     """PSS of the process and all that it started; see `benchmarks.footprint`."""
+    driver_bytes: int
+    """PSS of the process alone, at most."""
     lines: list[tuple[float, str]]
     """What it said on stderr, each line with the clock (`time.monotonic`) when it came."""
 
@@ -42,7 +44,7 @@ def run_job(name: str, workspace: str, *flags: str) -> Finished:
             raise subprocess.CalledProcessError(found.returncode, command)
         output.seek(0)
         said = json.load(output)
-        return Finished(said.get("counts", said), found.seconds, found.peak_bytes, lines)
+        return Finished(said.get("counts", said), found.seconds, found.peak_bytes, found.own_bytes, lines)
 
 
 @contextmanager
