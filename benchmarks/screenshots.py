@@ -1,4 +1,4 @@
-"""Pictures of the app for the documentation, of a workspace with a review queue: `docs/app-*.png`.
+"""Pictures for the documentation, of a workspace with a review queue: the app, `docs/app-*.png`, and `docs/report.png`.
 
     python -m benchmarks.screenshots --workspace demo --product P000000009
 
@@ -22,6 +22,9 @@ SIZE = (1280, 900)
 WIDTH = 1000
 """Of the pictures, in pixels."""
 
+REPORT_HEIGHT = 2_080
+"""Of the page of a report, from its top: what does not fit is left out."""
+
 
 def main() -> None:
     """Serve the workspace, and take the pictures."""
@@ -34,7 +37,7 @@ def main() -> None:
     with subprocess.Popen(command) as process:
         try:
             _await()
-            _take(given.product, given.out)
+            _take(given.product, max(Path(given.workspace).resolve().glob("reports/*/report.html")), given.out)
         finally:
             process.terminate()
 
@@ -49,7 +52,7 @@ def _await() -> None:
     raise SystemExit("the app does not answer")
 
 
-def _take(product: str, out: Path) -> None:
+def _take(product: str, report: Path, out: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
@@ -72,6 +75,11 @@ def _take(product: str, out: Path) -> None:
         page.get_by_role("button", name="Wrong").click()
         page.get_by_text("Another category").wait_for()
         _keep(page, out / "app-review.png")
+        page.goto(report.as_uri())
+        page.set_viewport_size({"width": SIZE[0], "height": REPORT_HEIGHT})
+        workspace = report.parents[2]  # whose folder is nobody's business
+        page.get_by_text(str(workspace), exact=True).evaluate("(one, name) => one.textContent = name", workspace.name)
+        _keep(page, out / "report.png")
         browser.close()
 
 
