@@ -82,4 +82,6 @@ def _encoded() -> Iterator[Check]:
 def _predicted() -> Iterator[Check]:
     load, shape = Load(products=1_000_000), _laptop(2)
     stages: list[Stage] = [predict(load, shape, fresh=False), publish(load, shape, fresh=True)]
-    yield Check("predict, 1,000,000 products", 2, 169.8, seconds(stages), "a faster day")
+    yield Check("predict, 1,000,000 products", 2, 177.5, seconds(stages), "a tenth of them explained")
+    again: list[Stage] = [predict(load, shape, fresh=False), publish(load, shape, fresh=False)]
+    yield Check("predict, 1,000,000 products", 2, 166.9, seconds(again), "another head; an eighth of them explained")
