@@ -46,9 +46,9 @@ RUN apt-get update \
     && useradd --create-home --uid 1000 --user-group mmbatch
 # PYTHONPATH: Ray's workers find the code wherever they start; what `--working-dir .` uploads comes before it.
 # No NVIDIA_VISIBLE_DEVICES: it would hand every GPU of a node to a container that asked for none.
-# A machine that vanishes closes no connection: Ray's calls to it end after 300 s, by these after 90. Not before Ray itself
-# calls the machine dead, by its defaults after up to 65 s: what is tried again meanwhile uses up its attempts. The same everywhere: what a
-# server takes for too many pings follows from it.
+# A machine that vanishes closes no connection: Ray's calls to it end after 300 s, by these after 90. Not before Ray
+# itself calls the machine dead, by its defaults after up to 65 s: what is tried again meanwhile uses up its attempts.
+# The same everywhere: what a server takes for too many pings follows from it.
 # A process that waits for its next task keeps what it has imported for a minute, not for a second: starting one that
 # reads for the encoders takes six processor seconds.
 ENV PATH=/opt/venv/bin:$PATH \
