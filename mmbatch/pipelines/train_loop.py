@@ -93,7 +93,7 @@ def train_loop(config: dict[str, Any]) -> None:
     torch.set_num_threads(threads_here(config["threads"], context.get_local_world_size()))
     try:
         _Loop(task).run()
-    except (InputError, torch.OutOfMemoryError, RuntimeError) as error:
+    except (InputError, RuntimeError) as error:
         reason = _refusal(task, error)
         if reason is None:
             raise
@@ -106,7 +106,9 @@ def _refusal(task: Task, error: Exception) -> str | None:
     """Why nobody could go on, in one line; None for an error after which a new worker may."""
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "enough memory" in str(error):
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    if should_reduce_batch_size(error):
         return (
             f"{task.name}: too little memory for {task.micro_batch} products at once: lower --micro-batch (the step"
             f" stays as large). {str(error).partition(chr(10))[0]}"

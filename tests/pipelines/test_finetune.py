@@ -90,13 +90,13 @@ def workspace(source: Path, tmp_path_factory: pytest.TempPathFactory, local_ray:
     return store(source, tmp_path_factory.mktemp("finetune") / "w")
 
 
-def fit(workspace: Workspace, name: str, training: Training = TRAINING, **resources: Any) -> Model:
+def fit(workspace: Workspace, name: str, training: Training = TRAINING, width: int = 16, **resources: Any) -> Model:
     subject = Subject(
         workspace=workspace,
         name=name,
         modality="text",
         kind="ngram",
-        arguments={"buckets": 512, "width": 16},
+        arguments={"buckets": 512, "width": width},
         labels=training_labels(Catalog(workspace=workspace)),
     )
     model = finetune(subject, training, Resources(**resources))
@@ -168,6 +168,12 @@ def test_a_later_epoch_that_is_worse_is_not_kept(workspace: Workspace) -> None:
 def test_a_loss_that_is_no_number_names_step_and_products(workspace: Workspace) -> None:
     with pytest.raises(InputError, match=r"loss is nan in epoch 1, step \d+, products p\d+.*lower learning_rate"):
         fit(workspace, "nan", replace(TRAINING, learning_rate=1e30, classifier_learning_rate=1e30))
+
+
+@pytest.mark.slow
+def test_too_little_memory_names_the_flag_that_needs_less(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="huge: too little memory for 16 products at once: lower --micro-batch"):
+        fit(workspace, "huge", width=2**40)
 
 
 @pytest.mark.slow
