@@ -28,10 +28,11 @@ test: $(VENV)/.develop
 test-slow: $(VENV)/.develop
 	$(BIN)/python -m pytest -m slow
 
-# Every preset from its own raw layout, and training of encoders and heads that goes on after each kind of kill.
+# Every preset from its own raw layout, sweeps, and training of encoders and heads that goes on after each kind of kill.
 test-training: $(VENV)/.develop
-	$(BIN)/python -m pytest tests/pipelines/test_finetune.py tests/pipelines/test_train_head.py \
-		tests/pipelines/test_train_late_fusion.py tests/test_presets.py tests/test_flipkart.py
+	$(BIN)/python -m pytest tests/pipelines/test_finetune.py tests/pipelines/test_sweep.py \
+		tests/pipelines/test_train_head.py tests/pipelines/test_train_late_fusion.py tests/test_presets.py \
+		tests/test_flipkart.py
 
 # Long jobs: nights, retraining, images from the web, a catalog of text alone, extraction that is killed.
 test-jobs: $(VENV)/.develop
